@@ -1,0 +1,1 @@
+"""What a model means: records, bundles, evidence, calibration, fusion, measures."""

@@ -1,0 +1,216 @@
+"""Whether a manifest agrees with itself and with its graphs, beyond its form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from .archive import check_name
+from .errors import BundleError, ModelError
+from .graph import GraphInfo, check_graph
+from .manifest import Input, Manifest
+from .model import TensorSpec
+from .prepare import fed_dtype
+
+MANIFEST = "manifest.toml"
+
+
+class Part(NamedTuple):
+    """One model file of a bundle; ``outputs`` is the width of (B, outputs), if known."""
+
+    role: str
+    key: str
+    file: str
+    format: str
+    outputs: int | None
+
+
+def parts(manifest: Manifest) -> tuple[Part, ...]:
+    """Return every model of the manifest, in its order: edges, filters, cloud."""
+    classes = len(manifest.labels)
+    edges = (
+        Part(f"edge {edge.name}", f"$.edge[{place}]", edge.file, edge.format, classes)
+        for place, edge in enumerate(manifest.edge)
+    )
+    filters = (
+        Part(
+            f"{part.kind} filter",
+            f"$.filter[{place}]",
+            part.file,
+            part.format,
+            1 if (part.kind, part.attach) == ("skip", "input") else None,
+        )
+        for place, part in enumerate(manifest.filter)
+    )
+    cloud = manifest.cloud
+    clouds = () if cloud is None else (Part("cloud", "$.cloud", cloud.file, cloud.format, classes),)
+    return (*edges, *filters, *clouds)
+
+
+def check_manifest(manifest: Manifest, *, where: str) -> None:
+    """Refuse a manifest that contradicts itself.
+
+    Raises:
+        BundleError: ``where`` is that of the manifest, and the dotted key.
+    """
+    for name in manifest.files:
+        check_name(name, where=f"{where}: $.files")
+    for key, what in _contradictions(manifest):
+        raise BundleError(what, where=f"{where}: {key}")
+
+
+def check_model(data: bytes, part: Part, spec: Input, *, where: str) -> None:
+    """Refuse a model file that may not run, or that does not fit the manifest.
+
+    Raises:
+        ModelError: what is wrong with the graph at ``where``.
+    """
+    if part.format != "onnx":
+        return  # its backend checks it
+    info = check_graph(data, where=where)
+    if part.outputs is not None:
+        _check_input(info, spec, where=where)
+        _check_output(info, part.outputs, where=where)
+
+
+def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    if not manifest.edge and manifest.cloud is None:
+        yield "$", "neither an edge nor a cloud model"
+    yield from _text(manifest)
+    yield from _files(manifest)
+    yield from _labels(manifest)
+    yield from _numbers(manifest)
+    yield from _heads(manifest)
+
+
+def _text(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    texts = {f"$.labels[{place}]": label for place, label in enumerate(manifest.labels)}
+    texts |= {f"$.citations[{place}]": text for place, text in enumerate(manifest.citations)}
+    texts["$.licence"] = manifest.licence
+    if manifest.calibration is not None:
+        texts["$.calibration.method"] = manifest.calibration.method
+    if manifest.training is not None:
+        texts["$.training.recipe"] = manifest.training.recipe
+    if manifest.input.layout is not None:
+        texts["$.input.layout"] = manifest.input.layout
+    for key, text in texts.items():
+        if not text.strip() or not text.isprintable():  # it is shown on terminals
+            yield key, f"{text!r} is empty or not printable"
+
+
+def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    named = {f"{part.key}.file": part.file for part in parts(manifest)}
+    if manifest.training is not None:
+        named["$.training.seen"] = manifest.training.seen
+    if manifest.input.tokenizer is not None:
+        named["$.input.tokenizer"] = manifest.input.tokenizer
+    for key, name in named.items():
+        if name not in manifest.files:
+            yield key, f"{name!r} is not listed in [files]"
+    if MANIFEST in manifest.files:
+        yield "$.files", f"{MANIFEST} cannot hold its own digest"
+
+
+def _labels(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for twice in _twice(manifest.labels):
+        yield "$.labels", f"{twice!r} is there twice"
+    for twice in _twice(edge.name for edge in manifest.edge):
+        yield "$.edge", f"two variants are called {twice!r}"
+    for place, part in enumerate(manifest.filter):
+        for label in part.redundant:
+            if label not in manifest.labels:
+                yield f"$.filter[{place}].redundant", f"{label!r} is none of the labels"
+        if set(part.redundant) == set(manifest.labels):
+            yield f"$.filter[{place}].redundant", "names every label: nothing would matter"
+
+
+def _twice(names: Iterator[str] | tuple[str, ...]) -> Iterator[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield name
+        seen.add(name)
+
+
+def _numbers(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    numbers = {"$.input.scale": manifest.input.scale, "$.input.offset": manifest.input.offset}
+    if manifest.calibration is not None:
+        for name in ("total", "epistemic", "aleatoric", "fusion_gain"):
+            numbers[f"$.calibration.{name}"] = getattr(manifest.calibration, name)
+    numbers |= {
+        f"$.filter[{i}].threshold": part.threshold for i, part in enumerate(manifest.filter)
+    }
+    for key, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            yield key, f"{number} is not finite"
+    if manifest.input.scale == 0:
+        yield "$.input.scale", "0 would make all samples the same"
+    if math.prod(manifest.input.shape) > 1 << 28:
+        yield "$.input.shape", f"{manifest.input.shape} is beyond 2**28 values"
+
+
+def _heads(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    models = [(f"$.edge[{i}]", edge.head, edge.output) for i, edge in enumerate(manifest.edge)]
+    if manifest.cloud is not None:
+        models.append(("$.cloud", manifest.cloud.head, manifest.cloud.output))
+    for key, head, output in models:
+        if head == "evidential" and output == "probabilities":
+            yield f"{key}.head", "an evidential head needs output = 'logits'"
+    calibration = manifest.calibration
+    if calibration is None:
+        return
+    if not manifest.edge:
+        yield "$.calibration", "there is no edge model to gate"
+    if calibration.score == "vacuity" and any(e.head != "evidential" for e in manifest.edge):
+        yield "$.calibration.score", "'vacuity' needs head = 'evidential' in every edge"
+    if calibration.fusion and manifest.cloud is None:
+        yield "$.calibration.fusion", "there is no cloud model to fuse with"
+
+
+def _check_input(info: GraphInfo, spec: Input, *, where: str) -> None:
+    if len(info.inputs) != 1:
+        names = ", ".join(repr(tensor.name) for tensor in info.inputs)
+        raise ModelError(f"takes {len(info.inputs)} inputs ({names}), not one", where=where)
+    tensor = info.inputs[0]
+    _check_tensor(tensor, spec.shape, what="input", of="$.input.shape", where=where)
+    dtype = fed_dtype(spec)
+    if tensor.dtype != dtype:
+        raise ModelError(
+            f"input {tensor.name!r} is {tensor.dtype}, but is fed {dtype}",
+            where=where,
+            hint="see $.input.dtype, scale and offset of the manifest",
+        )
+
+
+def _check_output(info: GraphInfo, width: int, *, where: str) -> None:
+    if not info.outputs:
+        raise ModelError("gives no output", where=where)
+    tensor = info.outputs[0]
+    of = "one filter logit" if width == 1 else f"the {width} labels"
+    _check_tensor(tensor, (width,), what="output", of=of, where=where)
+    if not np.issubdtype(tensor.dtype, np.floating):
+        raise ModelError(f"output {tensor.name!r} is {tensor.dtype}, not floating", where=where)
+
+
+def _check_tensor(
+    tensor: TensorSpec, shape: tuple[int, ...], *, what: str, of: str, where: str
+) -> None:
+    """Refuse a tensor that is not (B, *shape), B free or 1; a free extent fits any."""
+    batch, rest = tensor.shape[:1], tensor.shape[1:]
+    fits = len(rest) == len(shape) and all(
+        found in (None, wanted) for found, wanted in zip(rest, shape, strict=True)
+    )
+    if batch not in ((None,), (1,)) or not fits:
+        found = _shape_text(tensor.shape)
+        wanted = _shape_text((None, *shape))
+        raise ModelError(
+            f"{what} {tensor.name!r} has the shape {found}, but {of} asks for {wanted}",
+            where=where,
+        )
+
+
+def _shape_text(shape: tuple[int | None, ...]) -> str:
+    return f"({', '.join('B' if extent is None else str(extent) for extent in shape)})"

@@ -1,0 +1,1 @@
+"""The device: configuration, sources, filters, backends, policy, loop, sinks, commands."""

@@ -1,0 +1,218 @@
+"""`hedge bundle`: verify one, show what it says, pack it into one file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ..models.bundle import Bundle, load_bundle, pack_bundle
+from ..models.consistency import Part, parts
+from ..models.errors import ModelError
+from ..models.manifest import Calibration, Manifest
+from ..models.model import Model
+from ..models.prepare import preparer
+from .backends import is_installed, open_model
+from .report import write_json
+from .shipped import bundle_path
+
+
+class ModelCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One model of a verified bundle.
+
+    ``opened`` is false where no backend for it is installed. ``output`` is the shape that
+    one sample gave; None if it was not run, as are filters that do not take samples.
+    """
+
+    role: str
+    file: str
+    format: str
+    size_bytes: int
+    opened: bool
+    output: tuple[int, ...] | None
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What `verify` found sound."""
+
+    name: str
+    version: str
+    digest: str
+    contract: str
+    pinned: bool
+    size_bytes: int
+    files: dict[str, int]
+    models: tuple[ModelCheck, ...]
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle says of itself."""
+
+    digest: str
+    contract: str
+    size_bytes: int
+    manifest: Manifest
+
+
+def verify(path: Path, *, pin: str | None = None) -> Verified:
+    """Load a bundle, and prove its models by running them on a sample of zeros.
+
+    Models whose backend is not installed are checked as far as that goes without it.
+
+    Raises:
+        BundleError, ModelError: what is wrong with it, and where.
+    """
+    bundle = load_bundle(path, pin=pin)
+    return Verified(
+        name=bundle.manifest.name,
+        version=bundle.manifest.version,
+        digest=bundle.digest,
+        contract=bundle.contract,
+        pinned=pin is not None,
+        size_bytes=sum(bundle.files.values()),
+        files=dict(bundle.files),
+        models=tuple(_check(bundle, part) for part in parts(bundle.manifest)),
+    )
+
+
+def show(path: Path) -> Shown:
+    """Load a bundle and return what it says of itself."""
+    bundle = load_bundle(path)
+    return Shown(
+        digest=bundle.digest,
+        contract=bundle.contract,
+        size_bytes=sum(bundle.files.values()),
+        manifest=bundle.manifest,
+    )
+
+
+def pack(directory: Path, out: Path, *, replace: bool = False) -> Bundle:
+    """Write the bundle in ``directory`` as the one file ``out``."""
+    return pack_bundle(directory, out, replace=replace)
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "bundle", help="verify, show or pack a bundle", description="Look after bundles."
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    one = verbs.add_parser(
+        "verify",
+        help="check every file, and run every model once",
+        description="Check hashes, manifest and graphs, and run every model on zeros. "
+        "Exits 0 if the bundle is sound, else 2 with the reason.",
+    )
+    one.add_argument("bundle", type=bundle_path, metavar="BUNDLE")
+    one.add_argument("--pin", metavar="DIGEST", help="the digest it must have")
+    one.add_argument("--json", type=Path, metavar="PATH", help="write what was found there too")
+    one.set_defaults(run=_run_verify)
+    one = verbs.add_parser("show", help="show what a bundle says of itself")
+    one.add_argument("bundle", type=bundle_path, metavar="BUNDLE")
+    one.add_argument("--json", type=Path, metavar="PATH", help="write it there too")
+    one.set_defaults(run=_run_show)
+    one = verbs.add_parser("pack", help="make one .hedge file of a bundle's folder")
+    one.add_argument("bundle", type=bundle_path, metavar="FOLDER")
+    one.add_argument("out", type=Path, metavar="NAME.hedge")
+    one.add_argument("--replace", action="store_true", help="replace another bundle that is there")
+    one.set_defaults(run=_run_pack)
+
+
+def _run_verify(options: argparse.Namespace) -> int:
+    found = verify(options.bundle, pin=options.pin)
+    write_json(options.json, found)
+    print("\n".join(_verified_text(found)))
+    return 0
+
+
+def _run_show(options: argparse.Namespace) -> int:
+    found = show(options.bundle)
+    write_json(options.json, found)
+    print("\n".join(_shown_text(found)))
+    return 0
+
+
+def _run_pack(options: argparse.Namespace) -> int:
+    bundle = pack(options.bundle, options.out, replace=options.replace)
+    print(f"{bundle.path}: {bundle.path.stat().st_size} bytes, digest {bundle.digest}")
+    return 0
+
+
+def _check(bundle: Bundle, part: Part) -> ModelCheck:
+    data = bundle.read(part.file)
+    opened, output = is_installed(part.format), None
+    if opened:
+        where = f"{bundle.path}/{part.file}"
+        model = open_model(data, format=part.format, where=where)
+        try:
+            output = None if part.outputs is None else _prove(model, bundle, part, where=where)
+        finally:
+            model.close()
+    return ModelCheck(
+        role=part.role,
+        file=part.file,
+        format=part.format,
+        size_bytes=len(data),
+        opened=opened,
+        output=output,
+    )
+
+
+def _prove(model: Model, bundle: Bundle, part: Part, *, where: str) -> tuple[int, ...]:
+    """Run one and two samples of zeros; return the shape that one gives."""
+    zeros = np.zeros((2, *bundle.input.shape), bundle.input.dtype)
+    prepare = preparer(bundle.input)
+    for rows in (2, 1):
+        given = model.infer(prepare(zeros[:rows])).shape
+        if given != (rows, part.outputs):
+            raise ModelError(
+                f"gives {given} for {rows} samples, not ({rows}, {part.outputs})", where=where
+            )
+    return given
+
+
+def _verified_text(found: Verified) -> Iterator[str]:
+    yield f"{found.name} {found.version} is sound{', and the pinned one' if found.pinned else ''}"
+    yield f"  digest    {found.digest}"
+    yield f"  contract  {found.contract}"
+    yield f"  files     {len(found.files)}, {_size(found.size_bytes)}"
+    for model in found.models:
+        done = "opened" if model.opened else f"not opened: no {model.format} backend installed"
+        given = f"gives {model.output}" if model.output else done
+        yield f"  {model.role:<16} {model.file:<20} {_size(model.size_bytes):>9}  {given}"
+
+
+def _shown_text(found: Shown) -> Iterator[str]:
+    manifest = found.manifest
+    sample = manifest.input
+    yield f"{manifest.name} {manifest.version}: {manifest.task}, {_size(found.size_bytes)}"
+    yield f"  digest      {found.digest}"
+    yield f"  contract    {found.contract}"
+    yield f"  labels      {len(manifest.labels)}: {', '.join(manifest.labels)}"
+    yield f"  input       {sample.kind} {sample.shape} {sample.dtype}"
+    for edge in manifest.edge:
+        yield f"  edge        {edge.name}: {edge.file}, {edge.precision}, {edge.head}"
+    for part in manifest.filter:
+        rule = ", ".join(part.redundant)
+        yield f"  filter      {part.kind} at {part.threshold:g}: {part.file}, drops {rule}"
+    if manifest.cloud is not None:
+        yield f"  cloud       {manifest.cloud.file}, {manifest.cloud.head}"
+    if manifest.calibration is not None:
+        yield f"  calibration {_calibration_text(manifest.calibration)}"
+    if manifest.training is not None:
+        yield f"  training    {manifest.training.recipe}, seed {manifest.training.seed}"
+    yield f"  licence     {manifest.licence}"
+    yield from (f"  cite        {text}" for text in manifest.citations)
+
+
+def _calibration_text(calibration: Calibration) -> str:
+    gate = f"{calibration.score} above {calibration.total:g}"
+    fusion = "on" if calibration.fusion else "off"
+    return f"asks where {gate}; {calibration.method} on {calibration.rows} rows; fusion {fusion}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes} B" if size_bytes < 10_000 else f"{size_bytes / 1000:.0f} kB"

@@ -1,0 +1,170 @@
+"""The configuration: one TOML file, checked whole before anything starts.
+
+Precedence: a flag, then the environment (``HEDGE__SECTION__KEY``, for a stream
+``HEDGE__STREAM__NAME__KEY``), then the file, then the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from ..models.errors import ConfigError
+from ..models.manifest import Name, Positive, Sha256
+from ..models.toml import parse_toml, to_record
+
+Rate = Annotated[float, Meta(gt=0, le=1e6)]
+PREFIX = "HEDGE__"
+
+
+class Device(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which device this is, and where it keeps its state."""
+
+    name: Name
+    site: Name = "default"
+    state_dir: str = "/var/lib/hedge"
+
+
+class ReplaySource(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="replay"
+):
+    """Every row of an npz once; without ``rate_hz`` as fast as the loop goes."""
+
+    path: str
+    rate_hz: Rate | None = None
+
+
+class FolderSource(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="folder"
+):
+    """Every .npy file of a folder once, in the order of their names."""
+
+    path: str
+    rate_hz: Rate | None = None
+
+
+class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One stream of samples and what is done with them.
+
+    ``window`` bounds how many of its asks may wait for an answer: a source that can wait
+    is kept waiting beyond it, any other sample gets the edge's answer as a degraded final.
+    """
+
+    name: Name
+    bundle: str
+    source: ReplaySource | FolderSource
+    pin: Sha256 | None = None
+    variant: Name | None = None
+    filter: bool = True
+    mode: Literal["async", "wait"] = "async"
+    answer_within_ms: Positive = 2000
+    on_unavailable: Literal["edge", "abstain"] = "edge"
+    window: Positive = 256
+    threads: Positive = 1
+
+
+class UplinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The broker, ``mqtt[s]://[user@]host[:port]``, and how much may wait for it.
+
+    The password comes from ``password_file`` or from HEDGE_BROKER_PASSWORD.
+    """
+
+    broker: str
+    password_file: str | None = None
+    ca_file: str | None = None
+    outbox_count: Positive = 4096
+    outbox_bytes: Positive = 64 << 20
+
+
+class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the run's report goes when it ends."""
+
+    report: str | None = None
+
+
+class JsonLinesSink(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="jsonl"
+):
+    """Outcomes as JSON lines, appended to a file."""
+
+    path: str
+
+
+class TerminalSink(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="terminal"
+):
+    """Outcomes on standard output."""
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A device's whole configuration; complete once it is parsed."""
+
+    device: Device
+    stream: Annotated[tuple[Stream, ...], Meta(min_length=1)]
+    uplink: UplinkConfig | None = None
+    telemetry: Telemetry = Telemetry()
+    sink: tuple[JsonLinesSink | TerminalSink, ...] = ()
+
+
+def load_config(path: Path, *, environ: Mapping[str, str]) -> Config:
+    """Read, overlay with the environment, and check the configuration at ``path``.
+
+    Raises:
+        ConfigError: it cannot be read or is wrong; ``where`` names the file and the key.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read: {error.strerror}",
+            where=str(path),
+            hint="give the path of a TOML file",
+        ) from error
+    document = parse_toml(data, where=str(path), error=ConfigError)
+    for name in sorted(environ):
+        if name.startswith(PREFIX):
+            _overlay(document, name, environ[name])
+    config = to_record(document, Config, where=str(path), error=ConfigError)
+    _check_names(config, where=str(path))
+    return config
+
+
+def _overlay(document: dict[str, Any], name: str, text: str) -> None:
+    """Set the key that an environment variable names."""
+    *path, key = name[len(PREFIX) :].lower().split("__")
+    place: Any = document
+    for step in path:
+        match place:
+            case dict():
+                place = place.setdefault(step, {})
+            case list():
+                place = next((item for item in place if _named(item, step)), None)
+        if not isinstance(place, dict | list):
+            raise ConfigError("names no section of the configuration", where=name)
+    if not isinstance(place, dict):
+        raise ConfigError(
+            "names a list", where=name, hint=f"{PREFIX}STREAM__NAME__KEY sets a stream's key"
+        )
+    place[key] = _value(text)
+
+
+def _named(item: object, step: str) -> bool:
+    return isinstance(item, dict) and str(item.get("name", "")).replace("-", "_") == step
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 -- whatever TOML can say
+    """Read a value as TOML does; what is no TOML value is the string itself."""
+    try:
+        return parse_toml(f"value = {text}".encode(), where="", error=ConfigError)["value"]
+    except ConfigError:
+        return text
+
+
+def _check_names(config: Config, *, where: str) -> None:
+    names = [stream.name for stream in config.stream]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise ConfigError(f"a second stream {name!r}", where=f"{where}: $.stream[{place}].name")

@@ -1,0 +1,217 @@
+"""The daemon: everything a device needs, built in order and closed in reverse."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from ..models.bundle import Bundle, load_bundle
+from ..models.dataset import load_dataset
+from ..models.errors import BundleError, ConfigError
+from ..models.manifest import Edge, Manifest
+from ..models.model import Model
+from ..models.opinion import Assessor
+from ..models.prepare import preparer
+from ..telemetry.clock import boottime_ns
+from ..telemetry.ledger import Ledger
+from ..uplink.absent import Absent
+from ..uplink.asks import Uplink
+from ..uplink.outbox import MemoryOutbox
+from ..uplink.pump import Pump
+from ..uplink.topics import Device as Address
+from .backends import open_model
+from .config import Config, FolderSource, JsonLinesSink, ReplaySource, Stream
+from .far_end import contract_of, link_to
+from .filters.skip import SkipFilter
+from .lane import Lane
+from .loop import Loop
+from .notify import Notifier
+from .policy import Policy
+from .report import RunReport, write_json
+from .session import next_session
+from .shipped import bundle_path
+from .signals import stopped_by_signals
+from .sinks.json_lines import JsonLines
+from .sinks.sink import Sink
+from .sinks.terminal import Terminal
+from .sources.folder import Folder
+from .sources.replay import Replay
+from .sources.source import Source
+
+_GOODBYE_S = 2.0
+
+
+def serve(config: Config, *, base: Path, report: Path | None = None) -> RunReport:
+    """Serve the streams of ``config`` until their sources end or a signal comes.
+
+    Relative paths of the configuration begin at ``base``. The report goes to ``report``
+    and to the place that the configuration names.
+
+    Raises:
+        HedgeError: something named by the configuration cannot be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        notifier = Notifier()
+        stack.callback(notifier.close)
+        bell = threading.Event()
+        bundles = _bundles(config, base=base)
+        lanes = [
+            _lane(stream, bundles[stream.name], base=base, stack=stack) for stream in config.stream
+        ]
+        sinks = _sinks(config, bundles, base=base, stack=stack)
+        session = next_session(base / config.device.state_dir)
+        uplink = _uplink(config, bundles, base=base, session=session, bell=bell)
+        loop = Loop(
+            lanes,
+            ids=(f"{session}-{number}" for number in itertools.count()),
+            sinks=sinks,
+            uplink=uplink,
+            bell=bell,
+            clock=boottime_ns,
+            notifier=notifier,
+        )
+        stack.enter_context(stopped_by_signals(loop.stop))
+        uplink.start()
+        stack.callback(uplink.close, timeout_s=_GOODBYE_S)
+        notifier.send("READY=1")
+        begun_ns = boottime_ns()
+        loop.run()
+        notifier.send("STOPPING=1")
+        found = RunReport(
+            device=config.device.name,
+            site=config.device.site,
+            session=session,
+            seconds=(boottime_ns() - begun_ns) / 1e9,
+            streams=tuple(lane.ledger.report() for lane in lanes),
+            uplink=uplink.counters(),
+            counts=dict(loop.counts),
+            rss_bytes=psutil.Process().memory_info().rss,
+        )
+    write_json(report, found)
+    if config.telemetry.report is not None:
+        write_json(base / config.telemetry.report, found)
+    return found
+
+
+def _bundles(config: Config, *, base: Path) -> dict[str, Bundle]:
+    """Load each stream's bundle, once where several streams share it."""
+    loaded: dict[tuple[Path, str | None], Bundle] = {}
+    bundles = {}
+    for stream in config.stream:
+        key = (bundle_path(stream.bundle, base=base), stream.pin)
+        if key not in loaded:
+            loaded[key] = load_bundle(key[0], pin=stream.pin)
+        bundles[stream.name] = loaded[key]
+    return bundles
+
+
+def _lane(stream: Stream, bundle: Bundle, *, base: Path, stack: contextlib.ExitStack) -> Lane:
+    manifest = bundle.manifest
+    edge = _variant(stream, manifest)
+    if manifest.calibration is None:
+        raise BundleError("has no [calibration], so nothing says when to ask", where=stream.bundle)
+
+    def opened(file: str, kind: str) -> Model:
+        model = open_model(bundle.read(file), format=kind, where=file, threads=stream.threads)
+        stack.callback(model.close)
+        return model
+
+    source = _source(stream, base=base)
+    stack.callback(source.close)
+    return Lane(
+        name=stream.name,
+        source=source,
+        input=manifest.input,
+        filters=[
+            SkipFilter(opened(one.file, one.format), threshold=one.threshold)
+            for one in (manifest.filter if stream.filter else ())
+        ],
+        model=opened(edge.file, edge.format),
+        prepare=preparer(manifest.input),
+        assessor=Assessor.of(edge, classes=len(manifest.labels), score=manifest.calibration.score),
+        policy=Policy.of(manifest.calibration),
+        ledger=Ledger(stream.name),
+        clock=boottime_ns,
+        answer_within_ns=stream.answer_within_ms * 1_000_000,
+        mode=stream.mode,
+        on_unavailable=stream.on_unavailable,
+        window=stream.window,
+    )
+
+
+def _variant(stream: Stream, manifest: Manifest) -> Edge:
+    if not manifest.edge:
+        raise BundleError("has no edge model", where=stream.bundle)
+    if stream.variant is None:
+        return manifest.edge[0]
+    for edge in manifest.edge:
+        if edge.name == stream.variant:
+            return edge
+    names = ", ".join(edge.name for edge in manifest.edge)
+    raise ConfigError(
+        f"the bundle has no variant {stream.variant!r}",
+        where=f"stream {stream.name}: variant",
+        hint=f"it has {names}",
+    )
+
+
+def _source(stream: Stream, *, base: Path) -> Source:
+    match stream.source:
+        case ReplaySource(path=path, rate_hz=rate_hz):
+            return Replay(load_dataset(base / path).x, rate_hz=rate_hz)
+        case FolderSource(path=path, rate_hz=rate_hz):
+            return Folder(base / path, rate_hz=rate_hz)
+
+
+def _sinks(
+    config: Config, bundles: Mapping[str, Bundle], *, base: Path, stack: contextlib.ExitStack
+) -> list[Sink]:
+    labels = {name: bundle.manifest.labels for name, bundle in bundles.items()}
+    sinks: list[Sink] = []
+    for sink in config.sink:
+        match sink:
+            case JsonLinesSink(path=path):
+                sinks.append(JsonLines(base / path, labels=labels))
+            case _:
+                sinks.append(Terminal(labels=labels))
+        stack.callback(sinks[-1].close)
+    return sinks
+
+
+def _uplink(
+    config: Config,
+    bundles: Mapping[str, Bundle],
+    *,
+    base: Path,
+    session: int,
+    bell: threading.Event,
+) -> Uplink:
+    if config.uplink is None:
+        return Absent()
+    device = config.device
+
+    def path(name: str | None) -> Path | None:
+        return None if name is None else base / name
+
+    link = link_to(
+        config.uplink.broker,
+        client_id=f"hedge-{device.site}-{device.name}",
+        password_file=path(config.uplink.password_file),
+        ca_file=path(config.uplink.ca_file),
+    )
+    return Pump(
+        link,
+        device=Address(device.site, device.name),
+        session=session,
+        contracts={name: contract_of(bundle) for name, bundle in bundles.items()},
+        outbox=MemoryOutbox(
+            max_count=config.uplink.outbox_count, max_bytes=config.uplink.outbox_bytes
+        ),
+        bell=bell,
+        clock=boottime_ns,
+    )

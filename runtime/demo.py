@@ -1,0 +1,236 @@
+"""`hedge demo`: a broker, a worker and a device on this machine, and what they achieve.
+
+The three run as processes of their own, as they would in the field; the demo only writes
+their configuration, watches the device's outcomes and does the sums.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ..models.bundle import Bundle, load_bundle
+from ..models.dataset import Dataset, is_seen, load_dataset, read_seen
+from ..models.errors import DataError, HedgeError
+from .children import Child, child, ending
+from .demo_figures import Tally, figures, table
+from .progress import Progress
+from .report import RunReport, write_json
+from .shipped import bundle_path
+
+_RATE_HZ = 200.0
+_READY_S = 60.0
+_DEVICE = "demo"
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "demo",
+        help="watch a device, a broker and a worker cooperate on real data",
+        description="Replay samples that no training saw through a device that asks a worker "
+        "over MQTT only when it is unsure, and show what that is worth. Without arguments: "
+        "scikit-learn's handwritten digits.",
+    )
+    parser.add_argument("bundle", nargs="?", default="digits", help="a bundle (default: digits)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="NPZ|DIR",
+        help="the samples: an .npz with X and y, a folder that holds one, or a folder of .npy "
+        "samples (default: NAME-unseen.npz beside the bundle)",
+    )
+    parser.add_argument(
+        "--rate", type=_rate, default=_RATE_HZ, metavar="HZ", help="samples a second (default: 200)"
+    )
+    parser.add_argument(
+        "--broker", metavar="URL", help="use this MQTT broker instead of an embedded one"
+    )
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo; return the exit code."""
+    path = bundle_path(options.bundle)
+    bundle = load_bundle(path)
+    if not bundle.manifest.edge or bundle.manifest.cloud is None:
+        raise HedgeError("the demo needs a bundle with an edge and a cloud model", where=str(path))
+    given = _samples(options.data or _beside(path), bundle)
+    unseen, seen = _unseen(given, bundle)
+    print(_opening(bundle, unseen, seen), flush=True)
+    with tempfile.TemporaryDirectory(prefix="hedge-demo-") as folder:
+        tally, report = _cooperate(
+            path,
+            unseen,
+            bundle.manifest.labels,
+            folder=Path(folder),
+            rate_hz=options.rate,
+            broker=options.broker,
+        )
+    found = figures(bundle, unseen, tally, report, seen=seen)
+    print(table(found, bundle))
+    write_json(options.json, found)
+    return 0
+
+
+def _rate(text: str) -> float:
+    rate_hz = float(text)
+    if not 0 < rate_hz <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1000000")
+    return rate_hz
+
+
+def _beside(bundle: Path) -> Path:
+    """Return where a recipe leaves the rows that its bundle has not seen."""
+    data = bundle.with_name(f"{bundle.resolve().name.removesuffix('.hedge')}-unseen.npz")
+    if not data.exists():
+        raise DataError("no data for this bundle", where=str(data), hint="name some with --data")
+    return data
+
+
+def _samples(path: Path, bundle: Bundle) -> Dataset:
+    """Load the rows at ``path`` in the bundle's dtype; a folder of .npy files has no classes."""
+    if path.is_dir() and not any(path.glob("*.npz")):
+        files = sorted(path.glob("*.npy"))
+        if not files:
+            raise DataError("holds neither an .npz nor .npy samples", where=str(path))
+        try:
+            rows = np.stack([np.load(file, allow_pickle=False) for file in files])
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"not one sample per .npy: {error}", where=str(path)) from error
+        data = Dataset(x=rows)
+    else:
+        data = load_dataset(path)
+    wanted = bundle.manifest.input
+    if data.x.shape[1:] != wanted.shape:
+        raise DataError(
+            f"samples of shape {data.x.shape[1:]}; the bundle takes {wanted.shape}", where=str(path)
+        )
+    if not np.can_cast(data.x.dtype, wanted.dtype, "same_kind"):
+        raise DataError(
+            f"samples of {data.x.dtype}; the bundle takes {wanted.dtype}", where=str(path)
+        )
+    if data.y is not None and int(data.y.max()) >= len(bundle.manifest.labels):
+        raise DataError(
+            f"class {data.y.max()}; the bundle has {len(bundle.manifest.labels)} labels",
+            where=str(path),
+        )
+    return dataclasses.replace(data, x=data.x.astype(wanted.dtype, copy=False))
+
+
+def _unseen(data: Dataset, bundle: Bundle) -> tuple[Dataset, int]:
+    """Leave out every row that training or calibration saw; return the rest and how many went."""
+    training = bundle.manifest.training
+    if training is None:
+        return data, 0
+    known = is_seen(data.x, read_seen(bundle.read(training.seen), where=training.seen))
+    if known.all():
+        raise DataError(
+            f"training or calibration saw all {len(known)} rows", hint="give rows that are new"
+        )
+    return data.rows(~known), int(known.sum())
+
+
+def _opening(bundle: Bundle, data: Dataset, seen: int) -> str:
+    manifest = bundle.manifest
+    left_out = f"; {seen} rows that they saw are left out" if seen else ""
+    return (
+        f"{manifest.name} {manifest.version}: {len(data.x)} samples that neither training nor "
+        f"calibration saw{left_out}"
+    )
+
+
+def _cooperate(
+    bundle: Path,
+    data: Dataset,
+    labels: tuple[str, ...],
+    *,
+    folder: Path,
+    rate_hz: float,
+    broker: str | None,
+) -> tuple[Tally, RunReport]:
+    """Run broker, worker and device over the samples; return what came of it."""
+    np.savez(folder / "samples.npz", X=data.x)
+    with contextlib.ExitStack() as stack:
+        if broker is None:
+            port = _free_port()
+            broker = f"mqtt://127.0.0.1:{port}?version=3.1.1"
+            embedded = stack.enter_context(
+                child("broker", ["broker", "--port", str(port)], folder=folder)
+            )
+            embedded.wait_for("READY=1", timeout_s=_READY_S)
+        worker = stack.enter_context(
+            child("worker", ["worker", str(bundle), "--broker", broker], folder=folder)
+        )
+        worker.wait_for("STATUS=serving", timeout_s=_READY_S)
+        config = folder / "device.toml"
+        config.write_text(_device_toml(bundle, folder, rate_hz=rate_hz, broker=broker), "utf-8")
+        device = stack.enter_context(child("device", ["run", str(config)], folder=folder))
+        tally = _watch(device, worker, Tally(data, labels), folder / "outcomes.jsonl")
+    if device.process.returncode != 0:
+        raise HedgeError(
+            f"{ending(device.process.returncode)}: {device.last_words()}", where="device"
+        )
+    return tally, msgspec.json.decode((folder / "report.json").read_bytes(), type=RunReport)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _device_toml(bundle: Path, folder: Path, *, rate_hz: float, broker: str) -> str:
+    quoted = {name: json.dumps(str(folder / name)) for name in ("samples.npz", "outcomes.jsonl")}
+    return f"""
+[device]
+name = "{_DEVICE}"
+state_dir = {json.dumps(str(folder / "state"))}
+[[stream]]
+name = "demo"
+bundle = {json.dumps(str(bundle.resolve()))}
+source = {{ kind = "replay", path = {quoted["samples.npz"]}, rate_hz = {rate_hz} }}
+[uplink]
+broker = {json.dumps(broker)}
+[telemetry]
+report = {json.dumps(str(folder / "report.json"))}
+[[sink]]
+kind = "jsonl"
+path = {quoted["outcomes.jsonl"]}
+"""
+
+
+def _watch(device: Child, worker: Child, tally: Tally, outcomes: Path) -> Tally:
+    """Follow the outcomes until the device has ended, and show how it goes."""
+    lost = False
+    with Progress() as progress:
+        for _ in _until_ended(device):
+            tally.follow(outcomes)
+            if not lost and worker.process.poll() is not None:
+                lost = True
+                progress.say(
+                    f"the worker is gone ({ending(worker.process.returncode)}): "
+                    "the device goes on alone"
+                )
+            progress.show(tally.line())
+    return tally
+
+
+def _until_ended(device: Child) -> Iterator[None]:
+    ended = False
+    while not ended:
+        ended = device.process.poll() is not None
+        yield
+        if not ended:
+            time.sleep(0.1)

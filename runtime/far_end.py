@@ -1,0 +1,38 @@
+"""What device and worker build alike: a bundle's contract, and the link to the broker."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..models.bundle import Bundle
+from ..uplink.asks import Contract
+from ..uplink.broker_url import Broker, read_password
+from ..uplink.mqtt import MqttLink
+
+
+def contract_of(bundle: Bundle) -> Contract:
+    """Return what an ask about this bundle and its answer must fit."""
+    return Contract(
+        name=bundle.manifest.name,
+        digest=bundle.contract,
+        classes=len(bundle.labels),
+        dtype=bundle.input.dtype,
+        shape=bundle.input.shape,
+    )
+
+
+def link_to(
+    url: str, *, client_id: str, password_file: Path | None, ca_file: Path | None
+) -> MqttLink:
+    """Return the link to a broker, not yet open.
+
+    Raises:
+        ConfigError: the URL or one of the files is no good.
+    """
+    return MqttLink(
+        Broker.parse(url),
+        client_id=client_id,
+        password=read_password(password_file, environ=os.environ),
+        ca_file=ca_file,
+    )

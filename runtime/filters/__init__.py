@@ -1,0 +1,1 @@
+"""What is dropped or answered before the model runs."""

@@ -1,0 +1,113 @@
+"""A lane: one stream with the parts that serve it, from capture to decision."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models.errors import DataError
+from ..models.manifest import Input
+from ..models.model import Model
+from ..models.opinion import Assessor
+from ..models.prepare import Prepare
+from ..models.records import Decision, Opinion, Sample
+from ..telemetry.clock import Clock
+from ..telemetry.ledger import Ledger
+from .filters.skip import Keep
+from .policy import Policy
+from .sources.source import Source
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Waiting:
+    """An escalated sample whose final outcome is still to come."""
+
+    sample: Sample
+    opinion: Opinion
+    fuse: bool
+    offered_ns: int
+    deadline_ns: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Lane:
+    """One stream: its source, filters, model and policy, its ledger, and what it waits for."""
+
+    name: str
+    source: Source
+    input: Input
+    filters: Sequence[Keep]
+    model: Model
+    prepare: Prepare
+    assessor: Assessor
+    policy: Policy
+    ledger: Ledger
+    clock: Clock
+    answer_within_ns: int
+    mode: Literal["async", "wait"] = "async"
+    on_unavailable: Literal["edge", "abstain"] = "edge"
+    window: int = 256
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    _shape: tuple[int, ...] = field(init=False)
+    _dtype: np.dtype[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._shape = tuple(self.input.shape)
+        self._dtype = np.dtype(self.input.dtype)
+
+    def due_ns(self) -> int | None:
+        """When the lane can go on; None: it has ended, or waits for an answer or the bell."""
+        if self.source.ended or self._blocked():
+            return None
+        return self.source.due_ns()
+
+    def _blocked(self) -> bool:
+        if not self.waiting:
+            return False
+        if self.mode == "wait":
+            return True
+        return self.source.patient and len(self.waiting) >= self.window
+
+    def judge(self, data: NDArray[Any]) -> tuple[Opinion, Decision] | None:
+        """Filter, infer, assess and decide one sample; None where a filter drops it.
+
+        Raises:
+            DataError: the sample has another shape, or a dtype that does not fit.
+            ModelError: a model failed on it.
+        """
+        if data.dtype != self._dtype or data.shape != self._shape:
+            data = self._conform(data)
+        batch, clock, stages = data[None], self.clock, self.ledger.stages
+        begun_ns = filtered_ns = clock()
+        for one in self.filters:
+            kept = one.keep(batch)
+            filtered_ns = clock()
+            stages.filter.record(filtered_ns - begun_ns)
+            if not kept:
+                return None
+        outputs = self.model.infer(self.prepare(batch))[0]
+        inferred_ns = clock()
+        decision, opinion = self.policy.decide(
+            self.assessor.assess(outputs), deepen=self.assessor.deepen
+        )
+        stages.decide.record(clock() - inferred_ns)
+        stages.infer.record(inferred_ns - filtered_ns)
+        return opinion, decision
+
+    def _conform(self, data: NDArray[Any]) -> NDArray[Any]:
+        if data.shape != self._shape:
+            raise DataError(
+                f"a sample of shape {data.shape}; the bundle takes {self._shape}", where=self.name
+            )
+        if not np.can_cast(data.dtype, self._dtype, "same_kind"):
+            raise DataError(
+                f"a sample of dtype {data.dtype}; the bundle takes {self._dtype}", where=self.name
+            )
+        return data.astype(self._dtype)

@@ -1,0 +1,262 @@
+"""The loop: one sample after the other, from its source to its outcomes.
+
+It runs in one thread and waits in one place: for a source, an answer, the nearest
+deadline or the watchdog. Every sample gets an outcome at once; an escalated one gets
+exactly one final outcome more, by the answer or by its deadline.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from ..models.errors import HedgeError
+from ..models.fusion import fuse
+from ..models.records import Decision, Opinion, Outcome, Probs, Route, Sample
+from ..telemetry.clock import Clock
+from ..uplink.asks import Answer, Ask, Uplink
+from .lane import Lane, Waiting
+from .notify import Notifier
+from .scheduler import RoundRobin
+from .sinks.sink import Sink
+
+_log = logging.getLogger(__name__)
+_NOTHING = np.empty(0, np.uint8)
+_NOTHING.setflags(write=False)
+
+
+class Loop:
+    """Serves its lanes until their sources end or `stop` is called."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        *,
+        ids: Iterator[str],
+        sinks: Sequence[Sink],
+        uplink: Uplink,
+        bell: threading.Event,
+        clock: Clock,
+        notifier: Notifier,
+    ) -> None:
+        self._lanes = lanes
+        self._scheduler = RoundRobin(lanes)
+        self._ids = ids
+        self._emits: tuple[Callable[[Outcome], None], ...] = tuple(sink.emit for sink in sinks)
+        self._uplink = uplink
+        self._bell = bell
+        self._clock = clock
+        self._notifier = notifier
+        self._stopping = False
+        self.counts: Counter[str] = Counter()
+
+    def stop(self) -> None:
+        """End the loop after the sample in hand; safe from a signal handler."""
+        self._stopping = True
+        self._bell.set()
+
+    def run(self) -> None:
+        """Serve until every source has ended and nothing waits, or until stopped."""
+        while not self._stopping:
+            self._uplink.check()
+            now_ns = self._clock()
+            fed_until_ns = self._notifier.feed(now_ns)
+            for answer in self._uplink.answers():
+                self._settle(answer)
+            self._expire(now_ns)
+            lane = self._scheduler.next(now_ns)
+            if lane is not None:
+                self._serve(lane, now_ns)
+            elif self._finished():
+                break
+            else:
+                self._wait(fed_until_ns)
+        self._expire(None)
+
+    def _serve(self, lane: Lane, now_ns: int) -> None:
+        sample: Sample | None = None
+        try:
+            captured = lane.source.poll(now_ns)
+            if captured is None:
+                return
+            sample = Sample(
+                lane.name, next(self._ids), captured.taken_at_ns, captured.data, captured.meta
+            )
+            judged = lane.judge(sample.data)
+        except HedgeError as error:
+            self._fail(lane, sample, now_ns, error, reason=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 -- one sample must not kill the loop
+            self._fail(lane, sample, now_ns, error, reason="bug")
+        else:
+            lane.ledger.read += 1
+            if judged is None:
+                lane.ledger.routes["dropped"] += 1
+                self._emit(sample, route="dropped", reason="filter", final=True)
+            else:
+                self._act(lane, sample, *judged)
+
+    def _act(self, lane: Lane, sample: Sample, opinion: Opinion, decision: Decision) -> None:
+        ledger, accepted = lane.ledger, decision.action == "accept"
+        ledger.routes["accepted" if accepted else "escalated"] += 1
+        ledger.reasons[decision.reason] += 1
+        latency_ns = self._emit(
+            sample,
+            route="edge",
+            probs=opinion.probs,
+            opinion=opinion,
+            reason=decision.reason,
+            final=accepted,
+        )
+        ledger.stages.first.record(latency_ns)
+        if accepted:
+            ledger.stages.final.record(latency_ns)
+        else:
+            self._escalate(lane, sample, opinion, fuse=decision.action == "fuse")
+
+    def _escalate(self, lane: Lane, sample: Sample, opinion: Opinion, *, fuse: bool) -> None:
+        now_ns = self._clock()
+        waiting = Waiting(sample, opinion, fuse, now_ns, now_ns + lane.answer_within_ns)
+        ask = Ask(
+            id=sample.id,
+            stream=lane.name,
+            kind="decide",
+            entry="input",
+            body=sample.data,
+            opinion=opinion,
+            asked_at_ns=now_ns,
+            deadline_ns=waiting.deadline_ns,
+        )
+        lane.waiting[sample.id] = waiting
+        lane.ledger.waiting += 1
+        if len(lane.waiting) > lane.window or not self._uplink.offer(ask):
+            self._degrade(lane, waiting, end="refused", reason="not_stored")
+
+    def _settle(self, answer: Answer) -> None:
+        """Finish the sample that an answer is for; one that nobody waits for is late."""
+        lane = next((lane for lane in self._lanes if answer.id in lane.waiting), None)
+        if lane is None:
+            self.counts["late_answer"] += 1
+            return
+        waiting = lane.waiting[answer.id]
+        if answer.probs is None:
+            end = answer.status if answer.status in lane.ledger.ends else "refused"
+            self._degrade(lane, waiting, end=end, reason=answer.status)
+            return
+        lane.ledger.stages.uplink.record(self._clock() - waiting.offered_ns)
+        route: Route = "fused" if waiting.fuse else "cloud"
+        probs = answer.probs
+        if waiting.fuse:
+            cloud = Opinion(answer.probs, 0.0, "none", alpha=answer.alpha)
+            probs = fuse(waiting.opinion, cloud)
+        self._finish(lane, waiting, end="answered", route=route, probs=probs)
+
+    def _expire(self, now_ns: int | None) -> None:
+        """Finish what has waited until its deadline; None: all that waits, for we stop."""
+        for lane in self._lanes:
+            while lane.waiting:
+                waiting = next(iter(lane.waiting.values()))
+                if now_ns is not None and waiting.deadline_ns > now_ns:
+                    break
+                reason = "deadline" if now_ns is not None else "stopped"
+                if reason == "deadline" and not self._uplink.connected:
+                    reason = "unavailable"
+                self._degrade(lane, waiting, end="expired", reason=reason)
+
+    def _degrade(self, lane: Lane, waiting: Waiting, *, end: str, reason: str) -> None:
+        probs = waiting.opinion.probs if lane.on_unavailable == "edge" else None
+        self._finish(lane, waiting, end=end, route="edge", probs=probs, degraded=reason)
+
+    def _finish(
+        self,
+        lane: Lane,
+        waiting: Waiting,
+        *,
+        end: str,
+        route: Route,
+        probs: Probs | None,
+        degraded: str | None = None,
+    ) -> None:
+        """Take one sample off the waiting list and emit its one final outcome."""
+        sample = waiting.sample
+        del lane.waiting[sample.id]
+        lane.ledger.waiting -= 1
+        lane.ledger.ends[end] += 1
+        if degraded is not None:
+            lane.ledger.reasons[degraded] += 1
+        latency_ns = self._emit(
+            sample,
+            route=route,
+            probs=probs,
+            opinion=waiting.opinion,
+            final=True,
+            degraded=degraded,
+        )
+        lane.ledger.stages.final.record(latency_ns)
+
+    def _fail(
+        self, lane: Lane, sample: Sample | None, now_ns: int, error: Exception, *, reason: str
+    ) -> None:
+        if sample is None:
+            sample = Sample(lane.name, next(self._ids), now_ns, _NOTHING)
+        ledger = lane.ledger
+        ledger.read += 1
+        ledger.routes["failed"] += 1
+        ledger.reasons[reason] += 1
+        times = ledger.reasons[reason]
+        # said the first, second, fourth, eighth … time, so that a bad source fills no log
+        level = logging.DEBUG if times & (times - 1) else logging.WARNING
+        trace = error if reason == "bug" else None
+        _log.log(level, "%s: failed sample %d: %s", lane.name, times, error, exc_info=trace)
+        self._emit(sample, route="failed", reason=reason, final=True)
+
+    def _emit(
+        self,
+        sample: Sample,
+        *,
+        route: Route,
+        final: bool,
+        probs: Probs | None = None,
+        opinion: Opinion | None = None,
+        degraded: str | None = None,
+        reason: str | None = None,
+    ) -> int:
+        """Hand an outcome to every sink; return its latency in nanoseconds."""
+        latency_ns = self._clock() - sample.taken_at_ns
+        outcome = Outcome(
+            sample.stream,
+            sample.id,
+            route,
+            None if probs is None else int(probs.argmax()),
+            probs,
+            opinion,
+            final,
+            degraded,
+            None,
+            latency_ns,
+            None,
+            reason,
+        )
+        for emit in self._emits:
+            try:
+                emit(outcome)
+            except OSError as error:
+                self.counts["sink_errors"] += 1
+                _log.debug("a sink failed: %s", error)
+        return latency_ns
+
+    def _finished(self) -> bool:
+        return all(lane.source.ended and not lane.waiting for lane in self._lanes)
+
+    def _wait(self, fed_until_ns: int | None) -> None:
+        """Sleep until the bell rings, a source or a deadline is due, or the watchdog is."""
+        first_waits = (next(iter(lane.waiting.values()), None) for lane in self._lanes)
+        dues = [waiting.deadline_ns for waiting in first_waits if waiting is not None]
+        dues += [due for due in (self._scheduler.due_ns(), fed_until_ns) if due is not None]
+        timeout_s = (min(dues) - self._clock()) / 1e9 if dues else None
+        if timeout_s is None or timeout_s > 0:
+            self._bell.wait(timeout_s)
+        self._bell.clear()

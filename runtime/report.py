@@ -1,0 +1,41 @@
+"""Figures as files, and the report of a device's run, written when the run ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from ..models.errors import ConfigError
+from ..telemetry.ledger import StreamReport
+
+
+class RunReport(Struct, frozen=True, kw_only=True):
+    """A run's figures: its streams' ledgers, the uplink's counters, what the process took.
+
+    ``counts`` holds the loop's own counters (late answers, sink errors). Bytes, seconds.
+    """
+
+    device: str
+    site: str
+    session: int
+    seconds: float
+    streams: tuple[StreamReport, ...]
+    uplink: dict[str, int]
+    counts: dict[str, int]
+    rss_bytes: int
+
+
+def write_json(path: Path | None, record: Struct) -> None:
+    """Write a record as indented JSON; nowhere if ``path`` is None.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error}", where=str(path)) from error

@@ -1,0 +1,63 @@
+"""The session counter that makes sample ids unique per device for ever, without a clock."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_LAST = (1 << 53) - 1
+
+
+def next_session(state_dir: Path) -> int:
+    """Count this start of the device in ``state_dir``/session, durably, and return it.
+
+    A device must start even when its state cannot be read or written: then the session is
+    a random number far above any counted one, which is unique as well, and a warning says
+    so. From a damaged file the counter goes on from such a number.
+    """
+    file = state_dir / "session"
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        session = _counted(file) + 1
+        _write(file, session)
+    except OSError as error:
+        session = _drawn()
+        _log.warning("%s: no session counter (%s); session %d drawn", file, error, session)
+    return session
+
+
+def _counted(file: Path) -> int:
+    """Return the last session; a random one where the file is damaged."""
+    try:
+        session = int(file.read_text("ascii"))
+    except FileNotFoundError:
+        return 0
+    except ValueError:
+        session = -1
+    if not 0 <= session < _LAST:
+        session = _drawn()
+        _log.warning("%s: damaged; counting on from session %d, drawn at random", file, session)
+    return session
+
+
+def _drawn() -> int:
+    return (1 << 52) + secrets.randbelow(1 << 51)
+
+
+def _write(file: Path, session: int) -> None:
+    beside = file.with_suffix(".new")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(fd, str(session).encode("ascii"))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    beside.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,82 @@
+"""Packaging: the repository root is the package `hedge`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOMS = ("models", "telemetry", "uplink", "runtime")
+
+ONNX = ["onnxruntime>=1.20"]
+DEMO = [*ONNX, "amqtt>=0.11.3"]
+TRAIN = [*ONNX, "onnx>=1.17", "scikit-learn>=1.4", "tomli-w>=1.0", "torch>=2.4"]
+DEV = [
+    *DEMO,
+    *TRAIN,
+    "build>=1.2",
+    "setuptools>=77",
+    "wheel>=0.45",
+    "hypothesis>=6.100",
+    "mypy>=1.15",
+    "pytest>=8.3",
+    "pytest-timeout>=2.3",
+    "ruff>=0.12",
+    "scipy>=1.13",
+    "types-psutil>=6.0",
+]
+
+
+class BuildRooms(build_py):
+    """Builds the package without this file, which lies in the package's own folder."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """Return (package, module, file) of every module but ``setup``."""
+        found = super().find_package_modules(package, package_dir)
+        return [module for module in found if module[1] != "setup"]
+
+
+setup(
+    cmdclass={"build_py": BuildRooms},
+    name="hedge-runtime",
+    version="0.1.0",
+    description="An edge runtime that knows when to ask the cloud",
+    long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    package_dir={"hedge": "."},
+    packages=["hedge"]
+    + [f"hedge.{name}" for room in ROOMS for name in find_packages(include=[room, f"{room}.*"])],
+    package_data={"hedge": ["py.typed", "models/zoo/**", "board_configs/**"]},
+    entry_points={"console_scripts": ["hedge = hedge.runtime.cli:main"]},
+    install_requires=[
+        "msgspec>=0.19",
+        "numpy>=1.26",
+        "paho-mqtt>=2.1",
+        "psutil>=5.9",
+        "tomli>=2.0; python_version < '3.11'",
+    ],
+    extras_require={
+        "onnx": ONNX,
+        "tflite": ["ai-edge-litert>=2.0"],
+        "tensorrt": ["pycuda>=2024.1", "tensorrt>=10,<11"],
+        "video": ["av>=14"],
+        "train": TRAIN,
+        "bench": ONNX,
+        "demo": DEMO,
+        "dev": DEV,
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: No Input/Output (Daemon)",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

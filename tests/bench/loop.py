@@ -1,0 +1,262 @@
+"""What the loop itself costs: per sample, against the bare model, in memory, at start.
+
+Run by `make bench`. Every figure stands beside its floor, measured in the same run and in
+turn with it, since machines are shared and noisy: trust the ratios and the medians.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from hedge.models.manifest import Calibration, Input
+from hedge.models.model import Model
+from hedge.models.opinion import Assessor
+from hedge.models.prepare import preparer
+from hedge.runtime.backends import open_model
+from hedge.runtime.backends.null import NullModel
+from hedge.runtime.filters.skip import SkipFilter
+from hedge.runtime.lane import Lane
+from hedge.runtime.loop import Loop
+from hedge.runtime.notify import Notifier
+from hedge.runtime.policy import Policy
+from hedge.runtime.sinks.json_lines import JsonLines
+from hedge.runtime.sources.replay import Replay
+from hedge.telemetry.clock import boottime_ns
+from hedge.telemetry.ledger import Ledger
+from hedge.uplink.absent import Absent
+
+SEED = 20261
+CLASSES = 10
+WIDTH = 64
+SAMPLES = 20_000
+PAIRS = 205
+CHUNK = 100
+CHANNELS = (4, 32, 48, 96)
+_CALIBRATION = Calibration(
+    score="vacuity",
+    total=0.5,
+    epistemic=0.5,
+    aleatoric=0.5,
+    method="bench",
+    rows=1,
+    data_sha256="0" * 64,
+)
+
+
+def convnet(channels: int, *, rng: np.random.Generator) -> bytes:
+    """Return an ONNX net of two convolutions over (WIDTH,), sure of every answer.
+
+    Its weights are few, as those of a real model of that speed are (the keyword spotter of
+    MLPerf Tiny takes 45 µs and has 54 KB), so that it leaves the caches as that one does.
+    """
+
+    def weight(name: str, *shape: int) -> TensorProto:
+        scale = float(np.prod(shape[1:])) ** -0.5
+        return numpy_helper.from_array(rng.normal(0, scale, shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Reshape", ["x", "as_image"], ["image"]),
+        helper.make_node("Conv", ["image", "w0"], ["c0"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c0"], ["r0"]),
+        helper.make_node("Conv", ["r0", "w1"], ["c1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("GlobalAveragePool", ["r1"], ["pool"]),
+        helper.make_node("Flatten", ["pool"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w2", "b2"], ["y"], transB=1),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([-1, 1, 8, WIDTH // 8]), "as_image"),
+        weight("w0", channels, 1, 3, 3),
+        weight("w1", channels, channels, 3, 3),
+        weight("w2", CLASSES, channels),
+        numpy_helper.from_array(np.full(CLASSES, 5.0, np.float32), "b2"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "convnet",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", CLASSES])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def lane(x: np.ndarray[Any, Any], model: Model, *, filtered: bool) -> Lane:
+    """Return a lane over ``x`` with this model, with or without a null filter."""
+    spec = Input(kind="tensor", shape=(WIDTH,), dtype="float32")
+    keep = NullModel(np.ones((1, 1), np.float32), shape=(WIDTH,))
+    return Lane(
+        name="bench",
+        source=Replay(x),
+        input=spec,
+        filters=[SkipFilter(keep, threshold=0.5)] if filtered else [],
+        model=model,
+        prepare=preparer(spec),
+        assessor=Assessor(output="logits", head="evidential", classes=CLASSES),
+        policy=Policy.of(_CALIBRATION),
+        ledger=Ledger("bench"),
+        clock=boottime_ns,
+        answer_within_ns=10**9,
+    )
+
+
+@contextlib.contextmanager
+def json_lines(folder: Path) -> Iterator[JsonLines]:
+    """Open the sink that a device has."""
+    labels = {"bench": tuple(str(label) for label in range(CLASSES))}
+    with contextlib.closing(JsonLines(folder / "outcomes.jsonl", labels=labels)) as sink:
+        yield sink
+
+
+def loop(one: Lane, sink: JsonLines) -> Loop:
+    """Return a loop over one lane."""
+    return Loop(
+        [one],
+        ids=(f"1-{number}" for number in itertools.count()),
+        sinks=[sink],
+        uplink=Absent(),
+        bell=threading.Event(),
+        clock=boottime_ns,
+        notifier=Notifier({}),
+    )
+
+
+def per_sample(outputs: np.ndarray[Any, Any], folder: Path, *, filtered: bool) -> list[int]:
+    """Return the nanoseconds of every turn of the loop with the null backend."""
+    rng = np.random.default_rng(SEED)
+    x = rng.normal(size=(SAMPLES, WIDTH)).astype(np.float32)
+    one = lane(x, NullModel(outputs, shape=(WIDTH,)), filtered=filtered)
+    with json_lines(folder) as sink:
+        return _turns(loop(one, sink))
+
+
+def _turns(turning: Loop) -> list[int]:
+    serve, spent = turning._serve, []
+
+    def timed(at: Lane, now_ns: int) -> None:
+        begun_ns = time.perf_counter_ns()
+        serve(at, now_ns)
+        spent.append(time.perf_counter_ns() - begun_ns)
+
+    turning._serve = timed  # type: ignore[assignment]
+    turning.run()
+    return spent[SAMPLES // 20 :]
+
+
+def ratio_to_bare(channels: int, folder: Path) -> tuple[list[float], list[float]]:
+    """Return, per pair of runs, the bare model's microseconds and the loop's ratio to them.
+
+    A pair is CHUNK samples by one and then the other, so short that both meet the same noise.
+    """
+    rng = np.random.default_rng(SEED)
+    data = convnet(channels, rng=rng)
+    x = rng.normal(size=(CHUNK, WIDTH)).astype(np.float32)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    bare = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    model = open_model(data, format="onnx", where="convnet")
+
+    def alone() -> None:
+        for row in x:
+            bare.run(None, {"x": row[None]})
+
+    with json_lines(folder) as sink:
+        pairs = [
+            (_seconds(alone), _seconds(loop(lane(x, model, filtered=False), sink).run))
+            for _ in range(PAIRS)
+        ]
+    return [a / CHUNK * 1e6 for a, _ in pairs[5:]], [b / a for a, b in pairs[5:]]
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def started(code: str) -> tuple[float, float]:
+    """Return the median seconds and megabytes of a fresh Python that runs ``code``."""
+    tail = "\nimport psutil; print(psutil.Process().memory_info().rss)"
+    seconds, sizes = [], []
+    for _ in range(7):
+        begun = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code + tail], capture_output=True, text=True, check=True, cwd="/"
+        )
+        seconds.append(time.perf_counter() - begun)
+        sizes.append(int(done.stdout.split()[-1]) / 1e6)
+    return statistics.median(seconds), statistics.median(sizes)
+
+
+def machine() -> str:
+    """Return what was measured on."""
+    return (
+        f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release().split('-')[0]}, "
+        f"Python {platform.python_version()}, numpy {np.__version__}, "
+        f"onnxruntime {onnxruntime.__version__}"
+    )
+
+
+def _quantiles(spent_ns: Sequence[int]) -> dict[str, float]:
+    cuts = np.percentile(np.array(spent_ns) / 1e3, [50, 90, 99, 99.9])
+    return dict(zip(("p50", "p90", "p99", "p99.9"), cuts.round(2).tolist(), strict=True))
+
+
+def main() -> None:
+    """Measure, print, and keep the figures beside this file."""
+    sure = np.full((1, CLASSES), 5.0, np.float32) + np.arange(CLASSES, dtype=np.float32)
+    unsure = np.linspace(-9.0, -6.0, CLASSES, dtype=np.float32)[None]
+    found: dict[str, Any] = {"machine": machine(), "seed": SEED, "samples": SAMPLES}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        gc.collect()
+        found["per_sample_us"] = {
+            "accepted, filter": _quantiles(per_sample(sure, folder, filtered=True)),
+            "accepted, no filter": _quantiles(per_sample(sure, folder, filtered=False)),
+            "escalated, filter": _quantiles(per_sample(unsure, folder, filtered=True)),
+        }
+        for channels in CHANNELS:
+            alone, ratios = ratio_to_bare(channels, folder)
+            found[f"loop_against_bare_run_{channels}_channels"] = {
+                "bare_us": round(statistics.median(alone), 2),
+                "ratio": round(statistics.median(ratios), 3),
+                "ratio_p10_p90": np.percentile(ratios, [10, 90]).round(3).tolist(),
+                "pairs": len(ratios),
+            }
+    for title, code in {
+        "python": "pass",
+        "numpy": "import numpy",
+        "daemon": "import hedge.runtime.daemon",
+        "command line": "import hedge.runtime.cli",
+    }.items():
+        seconds, megabytes = started(code)
+        found[f"start_{title}"] = {"seconds": round(seconds, 3), "rss_mb": round(megabytes, 1)}
+    print(json.dumps(found, indent=1))  # noqa: T201 -- what the command is for
+    if "--keep" in sys.argv:
+        Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""Small real models and bundles for tests, made by `onnx`; real brokers, pumps and workers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from hedge.models.bundle import write_bundle
+from hedge.models.dataset import save_seen
+from hedge.models.manifest import (
+    Calibration,
+    Cloud,
+    Edge,
+    Filter,
+    Input,
+    Manifest,
+    Training,
+)
+from hedge.models.records import Opinion, Probs
+from hedge.telemetry.clock import boottime_ns
+from hedge.uplink.asks import Answer, Ask, Contract
+from hedge.uplink.broker_url import Broker
+from hedge.uplink.link import Link
+from hedge.uplink.mqtt import MqttLink
+from hedge.uplink.outbox import MemoryOutbox
+from hedge.uplink.pump import Pump
+from hedge.uplink.topics import Device
+from hedge.uplink.worker import Responder, Worker
+
+settings.register_profile("hedge", deadline=None)  # nothing is timed in a test
+settings.load_profile("hedge")
+
+SHAPE, LABELS = (4,), ("rest", "walk", "run")
+
+
+@pytest.fixture(scope="session")
+def linear_onnx() -> Callable[..., bytes]:
+    """Give a maker of linear models: `linear_onnx(outputs, seed=…, shape=…, batch=…, …)`."""
+    return _linear
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    """Give the manifest of `bundle_files`: input (4,) float32, three labels."""
+    return Manifest(
+        format=1,
+        name="steps",
+        version="1.0",
+        task="classification",
+        labels=LABELS,
+        licence="Apache-2.0",
+        citations=("Nobody, 2025",),
+        input=Input(kind="tensor", shape=SHAPE, dtype="float32"),
+        edge=(Edge(name="tiny", file="edge.onnx", head="evidential"),),
+        filter=(Filter(kind="skip", file="skip.onnx", threshold=0.25, redundant=("rest",)),),
+        cloud=Cloud(file="cloud.onnx"),
+        calibration=Calibration(
+            score="vacuity", total=0.4, method="by hand", rows=10, data_sha256="0" * 64
+        ),
+        training=Training(recipe="none", seed=3, data_sha256="0" * 64, seen="seen.npy"),
+        files={},
+    )
+
+
+@pytest.fixture
+def bundle_files() -> dict[str, bytes]:
+    """Give the files that `manifest` names."""
+    return {
+        "edge.onnx": _linear(3, seed=1),
+        "skip.onnx": _linear(1, seed=2),
+        "cloud.onnx": _linear(3, seed=3),
+        "seen.npy": save_seen(np.array([7, 3, 2**63], np.uint64)),
+    }
+
+
+@pytest.fixture
+def bundle_dir(tmp_path: Path, manifest: Manifest, bundle_files: Mapping[str, bytes]) -> Path:
+    """Give a folder that holds a sound bundle of all parts."""
+    return write_bundle(tmp_path / "steps", manifest, bundle_files).path
+
+
+def _linear(
+    outputs: int,
+    *,
+    seed: int = 1,
+    shape: tuple[int, ...] = SHAPE,
+    batch: int | str = "B",
+    dtype: str = "float32",
+    operator: tuple[str, str] = ("", "MatMul"),
+    opset: int = 17,
+    ir_version: int = 8,
+) -> bytes:
+    """Return y = flatten(x) W, W (shape, outputs) drawn by ``seed``, in ``dtype``."""
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    size = (math.prod(shape), outputs)
+    weights = np.random.default_rng(seed).normal(size=size).astype(dtype)
+    domain, name = operator
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node(name, ["flat", "W"], ["y"], domain=domain),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("x", element, [batch, *shape])],
+        [helper.make_tensor_value_info("y", element, [batch, outputs])],
+        [numpy_helper.from_array(weights, "W")],
+    )
+    imports = [helper.make_opsetid("", opset)]
+    if domain:
+        imports.append(helper.make_opsetid(domain, 1))
+    model = helper.make_model(graph, ir_version=ir_version, opset_imports=imports)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+# ---- The uplink: brokers as processes of their own, pumps and workers that are closed again.
+
+BROKERS = ("mosquitto", "amqtt")
+VERSIONS = {"mosquitto": "5", "amqtt": "3.1.1"}
+PATIENCE_S = 30.0  # for what must come; a test that passes waits for milliseconds
+
+
+def _port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _start_broker(
+    kind: str, port: int, folder: Path, lines: tuple[str, ...]
+) -> subprocess.Popen[bytes]:
+    """Start a broker and return once it takes connections; skip where there is none."""
+    if kind == "mosquitto":
+        program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+        if program is None:
+            pytest.skip("mosquitto is not installed, so nothing here speaks MQTT 5")
+        config = folder / f"mosquitto-{port}.conf"
+        own = ("allow_anonymous true", "set_tcp_nodelay true", "user root")
+        config.write_text("\n".join((f"listener {port} 127.0.0.1", *own, *lines)))
+        command = [program, "-c", str(config)]
+    else:
+        command = [sys.executable, "-m", "hedge", "broker", "--port", str(port)]
+    log = (folder / f"{kind}-{port}.log").open("ab")
+    with log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    until_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until_s and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return process
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    raise RuntimeError(f"{kind} did not start: {(folder / f'{kind}-{port}.log').read_text()}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Give a TCP port that nobody listens on."""
+    return _port()
+
+
+@pytest.fixture(params=BROKERS)
+def broker_kind(request: pytest.FixtureRequest) -> str:
+    """Give each kind of broker in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def start_broker(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Give `start_broker(kind, port, *lines)`; lines go into mosquitto's configuration."""
+    with contextlib.ExitStack() as stack:
+
+        def start(kind: str, port: int, *lines: str) -> subprocess.Popen[bytes]:
+            process = _start_broker(kind, port, tmp_path, lines)
+            stack.callback(_end, process)
+            return process
+
+        yield start
+
+
+@pytest.fixture(scope="session", params=BROKERS)
+def broker_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Give the URL of a broker of each kind in turn, shared by all tests."""
+    kind, port = request.param, _port()
+    process = _start_broker(kind, port, tmp_path_factory.mktemp(kind), ())
+    yield f"mqtt://127.0.0.1:{port}?version={VERSIONS[kind]}"
+    _end(process)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Device:
+    """Give a device that is this test's alone."""
+    return Device("tests", f"d{abs(hash(request.node.nodeid)):x}")
+
+
+@pytest.fixture
+def contract() -> Contract:
+    """Give a contract of three classes on (4,) float32."""
+    return Contract(name="steps", digest="0123456789abcdef", classes=3, dtype="float32", shape=(4,))
+
+
+@pytest.fixture
+def ask() -> Callable[..., Ask]:
+    """Give `ask(id, within_s=…, score=…, first=…)`: an ask about [first, 0, 0, 0]."""
+
+    def make(
+        ask_id: str, *, within_s: float | None = 60.0, score: float = 0.5, first: float = 1.0
+    ) -> Ask:
+        now_ns = boottime_ns()
+        return Ask(
+            id=ask_id,
+            stream="cam",
+            kind="decide",
+            entry="input",
+            body=np.array([first, 0, 0, 0], np.float32),
+            opinion=Opinion(np.array([0.5, 0.3, 0.2]), score, "vacuity", vacuity=score),
+            asked_at_ns=now_ns,
+            deadline_ns=None if within_s is None else now_ns + int(within_s * 1e9),
+        )
+
+    return make
+
+
+def _echo(batch: NDArray[Any]) -> tuple[Probs, Probs | None]:
+    """Answer [x, …] with (x, 1 - x, 0): the answer tells which ask it belongs to."""
+    first = batch[:, 0].astype(np.float64)
+    return np.stack([first, 1 - first, np.zeros_like(first)], axis=1), None
+
+
+@pytest.fixture
+def responder(contract: Contract) -> Responder:
+    """Give the responder that answers `ask(…, first=x)` with (x, 1 - x, 0)."""
+    return Responder(contract=contract, respond=_echo)
+
+
+@pytest.fixture
+def start_pump(
+    device: Device, contract: Contract
+) -> Iterator[Callable[..., tuple[Pump, threading.Event]]]:
+    """Give `start_pump(link, …)`: a running pump and its bell."""
+    with contextlib.ExitStack() as stack:
+
+        def start(link: Link, **options: Any) -> tuple[Pump, threading.Event]:  # noqa: ANN401 -- what the constructor takes
+            bell = threading.Event()
+            given = {"outbox": MemoryOutbox(), "session": 7, "device": device, **options}
+            pump = Pump(link, contracts={"cam": contract}, bell=bell, **given)
+            pump.start()
+            stack.callback(pump.close, timeout_s=1.0)
+            return pump, bell
+
+        yield start
+
+
+@pytest.fixture
+def start_worker(responder: Responder) -> Iterator[Callable[..., Worker]]:
+    """Give `start_worker(link, name=…, …)`: a worker in a thread that has begun to serve."""
+    with contextlib.ExitStack() as stack:
+
+        def start(link: Link, *, wait: bool = True, **options: Any) -> Worker:  # noqa: ANN401 -- what the constructor takes
+            serving = threading.Event()
+            given = {"name": "w0", "responders": [responder], **options}
+            worker = Worker(link, on_serving=lambda _: serving.set(), **given)
+            thread = threading.Thread(target=worker.run, name="worker", daemon=True)
+            thread.start()
+            stack.callback(thread.join, PATIENCE_S)
+            stack.callback(worker.stop)
+            assert not wait or serving.wait(PATIENCE_S), worker.counters()
+            return worker
+
+        yield start
+
+
+@pytest.fixture
+def mqtt_link() -> Callable[..., MqttLink]:
+    """Give `mqtt_link(url, client_id, …)`."""
+
+    def make(url: str, client_id: str, **options: Any) -> MqttLink:  # noqa: ANN401 -- what the constructor takes
+        return MqttLink(Broker.parse(url), client_id=client_id, **options)
+
+    return make
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], None]:
+    """Give `eventually(condition)`, which waits until it holds, or fails."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        until_s = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < until_s, "it never came true"
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def collect() -> Callable[[Pump, threading.Event, int], dict[str, Answer]]:
+    """Give `collect(pump, bell, count)`: that many answers by id, or those that came."""
+
+    def gather(pump: Pump, bell: threading.Event, count: int) -> dict[str, Answer]:
+        found: dict[str, Answer] = {}
+        until_s = time.monotonic() + PATIENCE_S
+        while len(found) < count and time.monotonic() < until_s:
+            bell.wait(0.1)
+            bell.clear()
+            pump.check()
+            for answer in pump.answers():
+                assert answer.id not in found, "answered twice"
+                found[answer.id] = answer
+        return found
+
+    return gather

@@ -1,0 +1,475 @@
+"""The device's loop: every sample has its outcomes, whatever the far end does."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from hedge.models.errors import DataError, UplinkError
+from hedge.models.manifest import Calibration, Input
+from hedge.models.opinion import Assessor
+from hedge.models.prepare import preparer
+from hedge.models.records import Outcome
+from hedge.runtime.backends.null import NullModel
+from hedge.runtime.filters.skip import SkipFilter
+from hedge.runtime.lane import Lane
+from hedge.runtime.loop import Loop
+from hedge.runtime.notify import Notifier
+from hedge.runtime.policy import Policy
+from hedge.runtime.sources.replay import Replay
+from hedge.runtime.sources.source import Captured
+from hedge.telemetry.ledger import Ledger
+from hedge.uplink.asks import Answer, Ask
+
+_INPUT = Input(kind="tensor", shape=(2,), dtype="float32")
+_SURE = (20.0, -20.0, -20.0)  # label 0, vacuity 0.13
+_UNSURE = (-6.0, -4.0, -6.0)  # label 1, vacuity 0.99
+_CLOUD = np.array([0.1, 0.2, 0.7], np.float32)  # label 2
+_WITHIN_NS = 1_000_000_000
+_Fate = Literal["now", "later", "never", "refused", "twice", "full"]
+
+
+class Clock:
+    """Nanoseconds that pass only when someone waits; reading takes one of them."""
+
+    def __init__(self) -> None:
+        self.now_ns = 10**9
+
+    def __call__(self) -> int:
+        self.now_ns += 1
+        return self.now_ns
+
+
+class Bell(threading.Event):
+    """Waiting lets the clock pass at once instead."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None, "the loop would sleep for ever"
+        self._clock.now_ns += int(timeout * 1e9) + 1
+        return True
+
+
+class ScriptedUplink:
+    """Answers each ask by its fate, in turn: at once, later, never, twice and so on."""
+
+    def __init__(self, fates: Sequence[_Fate], clock: Clock) -> None:
+        self._fates = itertools.cycle(fates)
+        self._clock = clock
+        self._due: list[tuple[int, Answer]] = []
+        self.connected = True
+        self.asks: list[Ask] = []
+        self.error: UplinkError | None = None
+
+    def offer(self, ask: Ask) -> bool:
+        fate = next(self._fates)
+        self.asks.append(ask)
+        answer = Answer(ask.id, "answered", _CLOUD)
+        soon, late = self._clock.now_ns, self._clock.now_ns + 2 * _WITHIN_NS
+        match fate:
+            case "now":
+                self._due.append((soon, answer))
+            case "twice":
+                self._due += [(soon, answer), (soon, answer)]
+            case "later":
+                self._due.append((late, answer))
+            case "refused":
+                self._due.append((soon, Answer(ask.id, "refused", detail="no such model")))
+            case "never" | "full":
+                pass
+        return fate != "full"
+
+    def answers(self) -> list[Answer]:
+        ready = [answer for due_ns, answer in self._due if due_ns <= self._clock.now_ns]
+        self._due = [one for one in self._due if one[0] > self._clock.now_ns]
+        return ready
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def start(self) -> None: ...
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def close(self, *, timeout_s: float) -> None: ...
+
+
+@dataclass
+class Collector:
+    """A sink that keeps what it gets."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def emit(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def close(self) -> None: ...
+
+    def by_id(self) -> dict[str, list[Outcome]]:
+        found = defaultdict(list)
+        for outcome in self.outcomes:
+            found[outcome.id].append(outcome)
+        return found
+
+
+def _lane(
+    clock: Clock,
+    outputs: Sequence[Sequence[float]],
+    *,
+    name: str = "s",
+    drop: Sequence[bool] = (False,),
+    rate_hz: float | None = None,
+    total: float = 0.5,
+    aleatoric: float = 2.0,
+    **options: Any,  # noqa: ANN401 -- those of Lane
+) -> Lane:
+    """A lane whose model gives these outputs, one a sample, and whose filter drops some."""
+    filters = []
+    if any(drop):
+        logits = np.array([[-3.0 if one else 3.0] for one in drop])
+        filters = [SkipFilter(NullModel(logits, shape=(2,)), threshold=0.5)]
+    calibration = Calibration(
+        score="vacuity",
+        total=total,
+        epistemic=2.0,
+        aleatoric=aleatoric,
+        fusion=aleatoric < 1,
+        method="test",
+        rows=1,
+        data_sha256="0" * 64,
+    )
+    x = np.ones((len(drop) if any(drop) else len(outputs), 2), np.float32)
+    kept = list(outputs) if len(outputs) else [_SURE]
+    return Lane(
+        **{
+            "name": name,
+            "source": Replay(x, rate_hz=rate_hz),
+            "input": _INPUT,
+            "filters": filters,
+            "model": NullModel(np.array(kept), shape=(2,)),
+            "prepare": preparer(_INPUT),
+            "assessor": Assessor(output="logits", head="evidential", classes=3),
+            "policy": Policy.of(calibration),
+            "ledger": Ledger(name),
+            "clock": clock,
+            "answer_within_ns": _WITHIN_NS,
+            **options,
+        }
+    )
+
+
+def _run(
+    lanes: Sequence[Lane], clock: Clock, *fates: _Fate, uplink: ScriptedUplink | None = None
+) -> tuple[Collector, Loop]:
+    sink = Collector()
+    loop = Loop(
+        lanes,
+        ids=(f"1-{number}" for number in itertools.count()),
+        sinks=[sink],
+        uplink=uplink or ScriptedUplink(fates or ("now",), clock),
+        bell=Bell(clock),
+        clock=clock,
+        notifier=Notifier({}),
+    )
+    loop.run()
+    for lane in lanes:
+        assert lane.ledger.imbalance() is None
+        assert not lane.waiting
+    return sink, loop
+
+
+def test_a_sure_sample_is_answered_by_the_edge_at_once() -> None:
+    clock = Clock()
+    sink, _ = _run([_lane(clock, [_SURE])], clock)
+    (outcome,) = sink.outcomes
+    assert (outcome.route, outcome.label, outcome.final) == ("edge", 0, True)
+    assert outcome.latency_ns > 0
+
+
+def test_an_unsure_sample_has_the_edges_answer_first_and_the_clouds_after() -> None:
+    clock = Clock()
+    sink, _ = _run([_lane(clock, [_UNSURE])], clock)
+    first, final = sink.outcomes
+    assert (first.id, first.route, first.label, first.final) == (final.id, "edge", 1, False)
+    assert (final.route, final.label, final.final, final.degraded) == ("cloud", 2, True, None)
+
+
+def test_a_dropped_sample_has_one_unlabelled_final_outcome() -> None:
+    clock = Clock()
+    lane = _lane(clock, [_SURE], drop=[True, False])
+    sink, _ = _run([lane], clock)
+    assert [(o.route, o.label, o.final) for o in sink.outcomes] == [
+        ("dropped", None, True),
+        ("edge", 0, True),
+    ]
+    assert lane.ledger.stages.first.count == 1, "what is dropped is no answer"
+
+
+def test_an_answer_that_never_comes_leaves_the_edges_at_the_deadline() -> None:
+    clock = Clock()
+    sink, _ = _run([_lane(clock, [_UNSURE])], clock, "never")
+    final = sink.outcomes[-1]
+    assert (final.route, final.label, final.degraded) == ("edge", 1, "deadline")
+    assert final.latency_ns == pytest.approx(_WITHIN_NS, rel=0.01)
+
+
+def test_without_a_connection_the_reason_is_unavailable() -> None:
+    clock = Clock()
+    uplink = ScriptedUplink(["never"], clock)
+    uplink.connected = False
+    sink, _ = _run([_lane(clock, [_UNSURE])], clock, uplink=uplink)
+    assert sink.outcomes[-1].degraded == "unavailable"
+
+
+def test_abstaining_gives_no_label_where_the_cloud_gave_none() -> None:
+    clock = Clock()
+    sink, _ = _run([_lane(clock, [_UNSURE], on_unavailable="abstain")], clock, "never")
+    final = sink.outcomes[-1]
+    assert (final.label, final.probs, final.degraded) == (None, None, "deadline")
+    assert sink.outcomes[0].label == 1, "the first outcome is the edge's all the same"
+
+
+def test_what_cannot_be_stored_is_final_at_once() -> None:
+    clock = Clock()
+    lane = _lane(clock, [_UNSURE])
+    sink, _ = _run([lane], clock, "full")
+    assert sink.outcomes[-1].degraded == "not_stored"
+    assert lane.ledger.ends["refused"] == 1
+
+
+def test_an_error_of_the_worker_finalises_at_once() -> None:
+    clock = Clock()
+    sink, _ = _run([_lane(clock, [_UNSURE])], clock, "refused")
+    final = sink.outcomes[-1]
+    assert final.degraded == "refused"
+    assert final.latency_ns < _WITHIN_NS
+
+
+def test_an_answer_after_the_deadline_is_an_event_and_never_a_second_final() -> None:
+    clock = Clock()
+    lanes = [_lane(clock, [_UNSURE], name="a"), _lane(clock, [_SURE] * 9, name="b", rate_hz=2.0)]
+    sink, loop = _run(lanes, clock, "later")
+    assert sum(o.final for o in sink.by_id()["1-0"]) == 1
+    assert loop.counts["late_answer"] == 1
+
+
+def test_a_second_answer_is_never_a_second_final() -> None:
+    clock = Clock()
+    sink, loop = _run([_lane(clock, [_UNSURE, _SURE])], clock, "twice")
+    assert [o.final for o in sink.by_id()["1-0"]] == [False, True]
+    assert loop.counts["late_answer"] == 1
+
+
+def test_both_opinions_are_fused_where_the_table_says_so() -> None:
+    clock = Clock()
+    sink, _ = _run([_lane(clock, [_UNSURE], aleatoric=0.01)], clock, "now")
+    final = sink.outcomes[-1]
+    assert final.route == "fused"
+    assert final.probs is not None
+    edge = sink.outcomes[0].probs
+    assert edge is not None
+    low, high = np.minimum(edge, _CLOUD), np.maximum(edge, _CLOUD)
+    assert ((final.probs > low - 1e-6) & (final.probs < high + 1e-6)).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_outputs_that_are_no_numbers_fail_that_sample_only(bad: float) -> None:
+    clock = Clock()
+    lane = _lane(clock, [_SURE, (bad, 0.0, 1.0), _SURE])
+    sink, _ = _run([lane], clock)
+    assert [o.route for o in sink.outcomes] == ["edge", "failed", "edge"]
+    assert lane.ledger.reasons["ModelError"] == 1
+
+
+class BadSource:
+    """Gives, in turn, a capture or the error in its place."""
+
+    patient, overrun = True, 0
+
+    def __init__(self, captures: Sequence[NDArray[Any] | Exception]) -> None:
+        self._captures = list(captures)
+
+    @property
+    def ended(self) -> bool:
+        return not self._captures
+
+    def due_ns(self) -> int:
+        return 0
+
+    def poll(self, now_ns: int) -> Captured | None:
+        match self._captures.pop(0):
+            case Exception() as error:
+                raise error
+            case data:
+                return Captured(data, now_ns)
+
+    def close(self) -> None: ...
+
+
+def test_a_row_of_failures_is_logged_ever_more_rarely(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    _run([_lane(clock, [(np.nan, 0.0, 0.0)] * 100)], clock)
+    warnings = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert len(warnings) == 7
+    assert "failed sample 64: model: output 0 is nan" in warnings[-1].message
+
+
+def test_a_sample_that_does_not_fit_fails_alone_whatever_is_wrong_with_it() -> None:
+    clock = Clock()
+    source = BadSource(
+        [
+            np.ones(2, np.float32),
+            np.ones(3, np.float32),
+            np.ones(2, np.complex128),
+            DataError("unreadable", where="a.npy"),
+            RuntimeError("a bug"),
+            np.ones(2, np.float64),
+        ]
+    )
+    lane = _lane(clock, [_SURE], source=source)
+    sink, _ = _run([lane], clock)
+    assert [o.route for o in sink.outcomes] == ["edge", *["failed"] * 4, "edge"]
+    assert lane.ledger.reasons == {"sure": 2, "DataError": 3, "bug": 1}
+    assert len(sink.by_id()) == 6, "each has an id of its own"
+
+
+def test_waiting_mode_keeps_its_own_stream_waiting_and_no_other() -> None:
+    clock = Clock()
+    waits = _lane(clock, [_UNSURE, _SURE], name="waits", mode="wait")
+    sink, _ = _run([waits, _lane(clock, [_SURE] * 3, name="other")], clock, "never")
+    order = [(o.stream, o.final) for o in sink.outcomes]
+    assert order == [("waits", False), *[("other", True)] * 3, ("waits", True), ("waits", True)]
+
+
+def test_a_patient_source_is_kept_waiting_when_too_much_is_outstanding() -> None:
+    clock = Clock()
+    lane = _lane(clock, [_UNSURE] * 5, window=2)
+    sink, _ = _run([lane], clock, "never")
+    assert {o.degraded for o in sink.outcomes if o.final} == {"deadline"}
+
+
+def test_a_live_source_is_never_kept_waiting_and_the_excess_is_degraded() -> None:
+    clock = Clock()
+    lane = _lane(clock, [_UNSURE] * 5, window=2, rate_hz=1000.0)
+    sink, _ = _run([lane], clock, "never")
+    finals = sorted(str(o.degraded) for o in sink.outcomes if o.final)
+    assert finals == ["deadline"] * 2 + ["not_stored"] * 3
+
+
+def test_streams_get_their_turns_in_fair_order() -> None:
+    clock = Clock()
+    lanes = [_lane(clock, [_SURE] * 3, name=name) for name in ("a", "b", "c")]
+    sink, _ = _run(lanes, clock)
+    assert "".join(o.stream for o in sink.outcomes) == "abcabcabc"
+
+
+def test_stopping_finishes_what_waits_and_reads_no_more() -> None:
+    clock = Clock()
+    lane = _lane(clock, [_UNSURE] * 100)
+    sink = Collector()
+    loop: Loop
+
+    def stop_at_the_fifth(outcome: Outcome) -> None:
+        sink.emit(outcome)
+        if outcome.id == "1-4":
+            loop.stop()
+
+    stopper = Collector()
+    stopper.emit = stop_at_the_fifth  # type: ignore[method-assign]
+    loop = Loop(
+        [lane],
+        ids=(f"1-{number}" for number in itertools.count()),
+        sinks=[stopper],
+        uplink=ScriptedUplink(["never"], clock),
+        bell=Bell(clock),
+        clock=clock,
+        notifier=Notifier({}),
+    )
+    loop.run()
+    assert lane.ledger.read == 5
+    assert [o.degraded for o in sink.outcomes if o.final] == ["stopped"] * 5
+    assert lane.ledger.imbalance() is None
+
+
+def test_a_sink_that_fails_is_counted_and_the_others_get_their_outcomes() -> None:
+    clock = Clock()
+
+    class Full(Collector):
+        def emit(self, outcome: Outcome) -> None:
+            raise OSError(28, f"no space left for {outcome.id}")
+
+    good = Collector()
+    loop = Loop(
+        [_lane(clock, [_SURE] * 3)],
+        ids=(f"1-{number}" for number in itertools.count()),
+        sinks=[Full(), good],
+        uplink=ScriptedUplink(["now"], clock),
+        bell=Bell(clock),
+        clock=clock,
+        notifier=Notifier({}),
+    )
+    loop.run()
+    assert len(good.outcomes) == 3
+    assert loop.counts["sink_errors"] == 3
+
+
+def test_a_dead_uplink_takes_the_daemon_down() -> None:
+    clock = Clock()
+    uplink = ScriptedUplink(["now"], clock)
+    uplink.error = UplinkError("its thread has died")
+    with pytest.raises(UplinkError, match="died"):
+        _run([_lane(clock, [_SURE])], clock, uplink=uplink)
+
+
+_OUTPUTS = st.sampled_from([_SURE, _UNSURE, (np.nan, 0.0, 0.0)])
+_FATES: st.SearchStrategy[list[_Fate]] = st.lists(
+    st.sampled_from(["now", "later", "never", "refused", "twice", "full"]), min_size=1
+)
+
+
+@given(
+    streams=st.lists(
+        st.tuples(
+            st.lists(_OUTPUTS, min_size=1, max_size=8),
+            st.lists(st.booleans(), min_size=1, max_size=8),
+            st.sampled_from([None, 3.0, 500.0]),
+            st.sampled_from(["async", "wait"]),
+            st.integers(1, 4),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    fates=_FATES,
+)
+def test_whatever_happens_every_sample_has_one_final_outcome_after_its_first(
+    streams: list[tuple[list[tuple[float, ...]], list[bool], float | None, Any, int]],
+    fates: list[_Fate],
+) -> None:
+    clock = Clock()
+    lanes = [
+        _lane(clock, outputs, name=f"s{n}", drop=drop, rate_hz=rate, mode=mode, window=window)
+        for n, (outputs, drop, rate, mode, window) in enumerate(streams)
+    ]
+    sink, _ = _run(lanes, clock, *fates)
+    histories = sink.by_id()
+    assert len(histories) == sum(lane.ledger.read for lane in lanes)
+    for history in histories.values():
+        assert [outcome.final for outcome in history] in ([True], [False, True])
+    for lane in lanes:
+        firsts = [o.id for o in sink.outcomes if o.stream == lane.name and not o.final]
+        assert firsts == sorted(firsts, key=lambda one: int(one[2:])), "in the stream's order"

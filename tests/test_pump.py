@@ -1,0 +1,570 @@
+"""The uplink's thread: against a scripted far end, and over real brokers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+import pytest
+
+from hedge.models.errors import UplinkError
+from hedge.models.records import Opinion
+from hedge.uplink import wire
+from hedge.uplink.asks import Answer, Ask
+from hedge.uplink.link import Connected, Event, Link, Received, Subscribed
+from hedge.uplink.mqtt import MqttLink
+from hedge.uplink.outbox import MemoryOutbox, Placed
+from hedge.uplink.pump import Pump, Window
+from hedge.uplink.scripted import Faults, ScriptedBroker, ScriptedLink
+from hedge.uplink.topics import Device
+from hedge.uplink.worker import Worker
+
+StartPump = Callable[..., tuple[Pump, threading.Event]]
+StartWorker = Callable[..., Worker]
+StartBroker = Callable[..., "subprocess.Popen[bytes]"]
+MakeAsk = Callable[..., Ask]
+MakeLink = Callable[..., MqttLink]
+Eventually = Callable[[Callable[[], bool]], None]
+Collect = Callable[[Pump, threading.Event, int], dict[str, Answer]]
+
+E = TypeVar("E", bound=Event)
+PROBS = np.array([0.7, 0.2, 0.1], np.float32)
+
+
+def requests(broker: ScriptedBroker, device: Device) -> list[wire.Request]:
+    """Return every request that the broker has seen."""
+    asks = [payload for topic, payload in broker.published if topic == device.ask("cam")]
+    return [wire.decode_request(payload) for payload in asks]
+
+
+def reply_to(request: wire.Request, **changes: object) -> bytes:
+    """Return a sound reply, changed."""
+    sound = wire.Reply(
+        v=1,
+        id=request.id,
+        session=request.session,
+        contract=request.contract,
+        status="ok",
+        detail=None,
+        probs=PROBS.tobytes(),
+        alpha=None,
+        elapsed_ms=1.0,
+    )
+    return wire.encode(msgspec.structs.replace(sound, **changes))
+
+
+def statuses(broker: ScriptedBroker, device: Device) -> list[str]:
+    """Return every state that was published for the device."""
+    said = [payload for topic, payload in broker.published if topic == device.status]
+    return [json.loads(payload)["state"] for payload in said]
+
+
+# ---- Asking and answering
+
+
+def test_an_ask_says_all_that_its_answer_needs(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker()
+    pump, _ = start_pump(ScriptedLink(broker), session=7)
+    assert pump.offer(ask("7-1", score=0.25, within_s=60))
+    eventually(lambda: bool(requests(broker, device)))
+    (found,) = requests(broker, device)
+    assert (found.id, found.session, found.kind, found.entry) == ("7-1", 7, "decide", "input")
+    assert (found.model, found.contract) == ("steps", "0123456789abcdef")
+    assert found.remaining_ms is not None
+    assert 0 < found.remaining_ms <= 60_000
+    assert wire.tensor(found).tolist() == [1, 0, 0, 0]
+    assert found.opinion is not None
+    assert (found.opinion.score, found.opinion.score_name) == (0.25, "vacuity")
+
+
+def test_an_answer_comes_back_once_and_the_bell_rings(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker()
+    pump, bell = start_pump(ScriptedLink(broker))
+    pump.offer(ask("7-1"))
+    eventually(lambda: bool(requests(broker, device)))
+    assert not bell.is_set()
+    alpha = np.array([8.0, 3.0, 2.0], np.float32)
+    answer = reply_to(requests(broker, device)[0], alpha=alpha.tobytes())
+    broker.publish(device.answer, answer)
+    assert bell.wait(30)
+    (found,) = pump.answers()
+    assert (found.id, found.status, found.detail) == ("7-1", "answered", None)
+    assert found.probs is not None
+    assert found.alpha is not None
+    assert np.array_equal(found.probs, PROBS)
+    assert np.array_equal(found.alpha, alpha)
+    broker.publish(device.answer, answer)
+    eventually(lambda: pump.counters()["duplicate"] == 1)
+    assert pump.answers() == []
+
+
+def test_an_error_ends_the_ask_at_once_and_says_why(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker()
+    pump, bell = start_pump(ScriptedLink(broker))
+    pump.offer(ask("7-1"))
+    eventually(lambda: bool(requests(broker, device)))
+    refusal = reply_to(
+        requests(broker, device)[0], status="error", detail="no such model", probs=b""
+    )
+    broker.publish(device.answer, refusal)
+    assert bell.wait(30)
+    assert pump.answers() == [Answer("7-1", "refused", detail="no such model")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "counted"),
+    [
+        ({"probs": PROBS[:2].tobytes()}, "forged"),
+        ({"probs": np.full(4, 0.25, np.float32).tobytes()}, "forged"),
+        ({"probs": np.array([np.nan, 0.5, 0.5], np.float32).tobytes()}, "forged"),
+        ({"probs": np.array([np.inf, 0, 0], np.float32).tobytes()}, "forged"),
+        ({"probs": np.array([1.5, -0.5, 0], np.float32).tobytes()}, "forged"),
+        ({"probs": np.array([0.5, 0.4, 0], np.float32).tobytes()}, "forged"),
+        ({"alpha": np.array([1, 2, -3], np.float32).tobytes()}, "forged"),
+        ({"alpha": np.array([1, 2], np.float32).tobytes()}, "forged"),
+        ({"id": "7-2"}, "forged"),
+        ({"contract": "f" * 16}, "forged"),
+        ({"session": 8}, "forged"),
+        ({"probs": b""}, "malformed"),
+        ({"status": "fine"}, "malformed"),
+        ({"detail": "x" * (wire.MAX_REPLY_BYTES)}, "oversized"),
+    ],
+)
+def test_a_forged_answer_is_counted_and_dropped_and_the_true_one_still_counts(
+    changes: dict[str, object],
+    counted: str,
+    start_pump: StartPump,
+    ask: MakeAsk,
+    device: Device,
+    eventually: Eventually,
+) -> None:
+    broker = ScriptedBroker()
+    pump, bell = start_pump(ScriptedLink(broker))
+    pump.offer(ask("7-1"))
+    eventually(lambda: bool(requests(broker, device)))
+    (request,) = requests(broker, device)
+    broker.publish(device.answer, reply_to(request, **changes))
+    eventually(lambda: pump.counters()[counted] == 1)
+    assert pump.answers() == []
+    broker.publish(device.answer, reply_to(request))
+    assert bell.wait(30)
+    assert [answer.status for answer in pump.answers()] == ["answered"]
+
+
+def test_an_answer_after_the_deadline_is_late_and_not_forged(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker()
+    pump, _ = start_pump(ScriptedLink(broker))
+    pump.offer(ask("7-1", within_s=0.2))
+    eventually(lambda: pump.counters()["expired"] == 1)
+    broker.publish(device.answer, reply_to(requests(broker, device)[0]))
+    eventually(lambda: pump.counters()["late"] == 1)
+    assert pump.answers() == []
+    assert pump.counters()["forged"] == 0
+
+
+# ---- Losing and finding the broker again
+
+
+def test_what_is_unanswered_is_sent_again_after_a_reconnection_with_the_time_that_is_left(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker()
+    pump, bell = start_pump(ScriptedLink(broker))
+    pump.offer(ask("7-1"))
+    eventually(lambda: len(requests(broker, device)) == 1)
+    time.sleep(0.05)
+    broker.drop()
+    eventually(lambda: len(requests(broker, device)) == 2)
+    first, second = requests(broker, device)
+    assert first.remaining_ms is not None
+    assert second.remaining_ms is not None
+    assert second.remaining_ms <= first.remaining_ms - 50
+    assert msgspec.structs.replace(second, remaining_ms=first.remaining_ms) == first
+    broker.publish(device.answer, reply_to(second))
+    assert bell.wait(30)
+    counts = pump.counters()
+    assert (counts["sent"], counts["resent"], counts["disconnects"]) == (1, 1, 1)
+
+
+def test_what_gets_no_answer_is_sent_again_when_its_lease_ends(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker()
+    pump, _ = start_pump(ScriptedLink(broker), window=Window(lease_s=0.05))
+    pump.offer(ask("7-1"))
+    eventually(lambda: len(requests(broker, device)) >= 3)
+    assert pump.counters()["resent"] >= 2
+
+
+def test_no_more_asks_are_under_way_than_the_window_holds(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker()
+    pump, bell = start_pump(ScriptedLink(broker), window=Window(unanswered=3))
+    for number in range(10):
+        assert pump.offer(ask(f"7-{number}"))
+    eventually(lambda: len(requests(broker, device)) == 3)
+    time.sleep(0.05)
+    assert len(requests(broker, device)) == 3
+    broker.publish(device.answer, reply_to(requests(broker, device)[1]))
+    assert bell.wait(30)
+    eventually(lambda: len(requests(broker, device)) == 4)
+    assert [request.id for request in requests(broker, device)] == ["7-0", "7-1", "7-2", "7-3"]
+
+
+def test_the_birth_and_the_will_are_retained_and_name_the_session(
+    start_pump: StartPump, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker()
+    pump, _ = start_pump(ScriptedLink(broker), session=41)
+    eventually(lambda: statuses(broker, device) == ["online"])
+    assert json.loads(broker.retained[device.status]) == {"state": "online", "session": 41}
+    broker.up = False
+    broker.drop()
+    eventually(lambda: not pump.connected)
+    will = {"state": "offline", "session": 41, "reason": "lost"}
+    assert json.loads(broker.retained[device.status]) == will
+    broker.up = True
+    eventually(lambda: statuses(broker, device)[-1] == "online")
+
+
+def test_a_stale_will_is_contradicted_though_not_in_a_flood(
+    start_pump: StartPump, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker()
+    pump, _ = start_pump(ScriptedLink(broker))
+    eventually(lambda: statuses(broker, device) == ["online"])
+    for _ in range(50):
+        broker.publish(device.status, b'{"state": "offline", "session": 6}', retain=True)
+    eventually(lambda: json.loads(broker.retained[device.status])["state"] == "online")
+    assert pump.counters()["births"] == 2
+
+
+def test_parting_leaves_word_and_no_thread(
+    start_pump: StartPump, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker()
+    pump, _ = start_pump(ScriptedLink(broker), session=3)
+    eventually(lambda: pump.connected)
+    pump.close(timeout_s=5)
+    parted = {"state": "offline", "session": 3, "reason": "closed"}
+    assert json.loads(broker.retained[device.status]) == parted
+    assert not pump._thread.is_alive()
+    pump.close(timeout_s=5)
+
+
+# ---- Having no room
+
+
+def test_an_offer_is_refused_at_once_when_the_queue_is_full(
+    start_pump: StartPump, ask: MakeAsk
+) -> None:
+    broker = ScriptedBroker()
+    pump, _ = start_pump(ScriptedLink(broker), queue=2)
+    with broker.changed:  # the thread cannot get on
+        assert [pump.offer(ask(f"7-{number}")) for number in range(2)] == [True] * 2
+        results = [pump.offer(ask(f"7-{number}")) for number in range(2, 5)]
+    assert results[1:] == [False] * 2
+    assert pump.counters()["queue_full"] >= 2
+
+
+def test_what_the_outbox_cannot_hold_comes_back_as_not_stored_or_evicted(
+    start_pump: StartPump, ask: MakeAsk, collect: Collect
+) -> None:
+    broker = ScriptedBroker(up=False)
+    pump, bell = start_pump(ScriptedLink(broker), outbox=MemoryOutbox(max_count=2))
+    for number, score in enumerate((0.5, 0.6, 0.1, 0.9)):
+        pump.offer(ask(f"7-{number}", score=score))
+        time.sleep(0.02)
+    found = collect(pump, bell, 2)
+    assert {one: answer.status for one, answer in found.items()} == {
+        "7-2": "not_stored",
+        "7-0": "evicted",
+    }
+
+
+def test_an_ask_too_large_for_the_wire_or_the_broker_is_refused(
+    start_pump: StartPump, ask: MakeAsk, collect: Collect
+) -> None:
+    broker = ScriptedBroker(max_packet_bytes=10_000)
+    pump, bell = start_pump(ScriptedLink(broker))
+    huge = np.zeros(wire.MAX_REQUEST_BYTES // 4, np.float32)
+    pump.offer(msgspec.structs.replace(ask("7-1"), body=huge))
+    pump.offer(msgspec.structs.replace(ask("7-2"), body=np.zeros(3000, np.float32)))
+    pump.offer(ask("7-3"))
+    found = collect(pump, bell, 2)
+    assert {answer.status for answer in found.values()} == {"refused"}
+    assert "too many" in str(found["7-1"].detail)
+    assert "packets of 10000" in str(found["7-2"].detail)
+
+
+def test_an_ask_of_a_stream_without_a_far_end_is_refused(
+    start_pump: StartPump, ask: MakeAsk, collect: Collect
+) -> None:
+    pump, bell = start_pump(ScriptedLink(ScriptedBroker()))
+    pump.offer(msgspec.structs.replace(ask("7-1"), stream="other"))
+    assert "no far end" in str(collect(pump, bell, 1)["7-1"].detail)
+
+
+def test_scores_of_any_number_type_can_be_asked_about(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker()
+    pump, _ = start_pump(ScriptedLink(broker))
+    opinion = Opinion(
+        np.array([0.5, 0.3, 0.2], np.float16), np.float32(0.5), "vacuity", np.float64(0.5)
+    )
+    pump.offer(msgspec.structs.replace(ask("7-1", within_s=None), opinion=opinion))
+    eventually(lambda: len(requests(broker, device)) == 1)
+    assert requests(broker, device)[0].remaining_ms is None
+    pump.check()
+
+
+class _BrokenOutbox(MemoryOutbox):
+    def put(self, records: object) -> Placed:
+        raise RuntimeError(f"cannot store {records}")
+
+
+def test_a_thread_that_dies_rings_the_bell_and_tells_the_loop(
+    start_pump: StartPump, ask: MakeAsk
+) -> None:
+    pump, bell = start_pump(ScriptedLink(ScriptedBroker()), outbox=_BrokenOutbox())
+    pump.check()
+    pump.offer(ask("7-1"))
+    assert bell.wait(30)
+    with pytest.raises(UplinkError, match="cannot store") as caught:
+        pump.check()
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    pump._thread.join(30)
+    assert not pump.offer(ask("7-2"))
+    assert not pump.connected
+
+
+# ---- Faults of every kind, seeded
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shares", [True, False])
+def test_over_a_link_that_loses_repeats_delays_and_reorders_each_ask_ends_exactly_once(
+    seed: int,
+    shares: bool,  # noqa: FBT001 -- a parameter
+    start_pump: StartPump,
+    start_worker: StartWorker,
+    ask: MakeAsk,
+    collect: Collect,
+) -> None:
+    rng = random.Random(seed)  # noqa: S311 -- faults, not secrets
+    broker = ScriptedBroker(seed=seed, shares=shares)
+    start_worker(ScriptedLink(broker))
+    pump, bell = start_pump(ScriptedLink(broker), window=Window(unanswered=8, lease_s=0.05))
+    broker.faults = Faults(lose=0.2, duplicate=0.2, delay=0.2, reorder=0.3)
+    wanted = {f"7-{number}": number / 128 for number in range(100)}
+    for number, (ask_id, first) in enumerate(wanted.items()):
+        assert pump.offer(ask(ask_id, first=first))
+        if number % 10 == 0:
+            time.sleep(0.001 * rng.random())
+        if number % 33 == 32:
+            broker.faults = Faults()  # the probe has to get through
+            broker.drop()
+            time.sleep(0.02)
+            broker.faults = Faults(lose=0.2, duplicate=0.2, delay=0.2, reorder=0.3)
+    found = collect(pump, bell, len(wanted))
+    assert {
+        one: float(answer.probs[0]) for one, answer in found.items() if answer.probs is not None
+    } == wanted
+    counts = pump.counters()
+    assert (counts["answered"], counts["forged"], counts["malformed"]) == (100, 0, 0)
+
+
+# ---- Real brokers
+
+
+def test_asks_are_answered_over_a_real_broker(
+    broker_url: str,
+    mqtt_link: MakeLink,
+    start_pump: StartPump,
+    start_worker: StartWorker,
+    device: Device,
+    ask: MakeAsk,
+    collect: Collect,
+) -> None:
+    start_worker(mqtt_link(broker_url, f"{device.name}-w"), name=device.name, group=device.name)
+    pump, bell = start_pump(mqtt_link(broker_url, device.name))
+    for number in range(100):
+        assert pump.offer(ask(f"7-{number}", first=number / 128))
+    found = collect(pump, bell, 100)
+    first = {one: answer.probs[0] for one, answer in found.items() if answer.probs is not None}
+    assert first == {f"7-{number}": number / 128 for number in range(100)}
+    counts = pump.counters()
+    assert (counts["sent"], counts["answered"], counts["forged"]) == (100, 100, 0)
+
+
+def test_a_broker_that_is_down_at_the_start_and_killed_midway_delays_and_loses_nothing(
+    broker_kind: str,
+    start_broker: StartBroker,
+    free_port: int,
+    mqtt_link: MakeLink,
+    start_pump: StartPump,
+    start_worker: StartWorker,
+    ask: MakeAsk,
+    collect: Collect,
+    eventually: Eventually,
+) -> None:
+    version = {"mosquitto": "5", "amqtt": "3.1.1"}[broker_kind]
+    url = f"mqtt://127.0.0.1:{free_port}?version={version}"
+    worker = start_worker(mqtt_link(url, "w"), wait=False)
+    pump, bell = start_pump(mqtt_link(url, "d"), window=Window(lease_s=1.0))
+    assert pump.offer(ask("7-0"))
+    eventually(lambda: pump.trouble is not None)
+    assert not pump.connected
+    assert pump.answers() == []
+    broker = start_broker(broker_kind, free_port)
+    assert list(collect(pump, bell, 1)) == ["7-0"]
+    ids = [f"7-{number}" for number in range(1, 200)]
+    for number, ask_id in enumerate(ids):
+        assert pump.offer(ask(ask_id))
+        if number == 100:
+            eventually(lambda: pump.counters()["answered"] > 20)
+            broker.kill()
+            broker.wait()
+            eventually(lambda: not pump.connected)
+            broker = start_broker(broker_kind, free_port)
+    found = collect(pump, bell, len(ids))
+    assert sorted(found) == sorted(ids)
+    assert {answer.status for answer in found.values()} == {"answered"}
+    assert pump.counters()["disconnects"] == worker.counters()["disconnects"] == 1
+
+
+def test_a_worker_that_is_killed_midway_delays_and_loses_nothing(
+    broker_url: str,
+    mqtt_link: MakeLink,
+    start_pump: StartPump,
+    device: Device,
+    ask: MakeAsk,
+    collect: Collect,
+    eventually: Eventually,
+) -> None:
+    program = Path(__file__).with_name("scripted_worker.py")
+    command = [sys.executable, str(program), broker_url, f"{device.name}-w", device.name]
+
+    def start() -> subprocess.Popen[bytes]:
+        worker = subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/")
+        stack.callback(worker.wait)
+        stack.callback(worker.kill)
+        assert worker.stdout is not None
+        stack.callback(worker.stdout.close)
+        assert worker.stdout.readline().strip() in {b"shared", b"plain"}
+        return worker
+
+    with contextlib.ExitStack() as stack:
+        worker = start()
+        pump, bell = start_pump(mqtt_link(broker_url, device.name), window=Window(lease_s=0.5))
+        ids = [f"7-{number}" for number in range(200)]
+        for ask_id in ids:
+            assert pump.offer(ask(ask_id))
+        eventually(lambda: pump.counters()["answered"] > 30)
+        worker.kill()
+        worker.wait()
+        found = {answer.id: answer for answer in pump.answers()}
+        time.sleep(0.1)
+        start()
+        found |= collect(pump, bell, len(ids) - len(found))
+        assert sorted(found) == sorted(ids)
+        assert {answer.status for answer in found.values()} == {"answered"}
+        assert pump.counters()["resent"] > 0
+
+
+def test_garbage_on_every_topic_in_both_directions_harms_nobody(
+    broker_url: str,
+    mqtt_link: MakeLink,
+    start_pump: StartPump,
+    start_worker: StartWorker,
+    device: Device,
+    ask: MakeAsk,
+    collect: Collect,
+    eventually: Eventually,
+) -> None:
+    worker = start_worker(
+        mqtt_link(broker_url, f"{device.name}-w"), name=device.name, group=device.name
+    )
+    pump, bell = start_pump(mqtt_link(broker_url, device.name))
+    eventually(lambda: pump.connected)
+    rng = np.random.default_rng(11)
+    places = (device.answer, device.status, device.ask("cam"), f"{device.ask('cam')}/x/y")
+    mischief = mqtt_link(broker_url, f"{device.name}-m")
+    mischief.open()
+    with contextlib.ExitStack() as stack:  # amqtt forgets what a client sent if it leaves at once
+        stack.callback(mischief.close, timeout_s=1.0)
+        wait_for(mischief, Connected)
+        for number in range(40):
+            for topic in (*places, f"hedge/1/_worker/{device.name}/plain"):
+                body = rng.bytes(int(rng.integers(0, 300)))
+                mischief.send(topic, body, retain=number % 20 == 0)
+        mischief.send(device.answer, bytes(wire.MAX_REPLY_BYTES + 1))
+        for topic in places:
+            mischief.send(topic, b"", retain=True)  # so that no later test finds them
+        eventually(lambda: not mischief.poll(0.01) and pump.counters()["oversized"] == 1)
+        eventually(lambda: worker.counters()["malformed"] >= 40)
+    assert pump.counters()["malformed"] >= 40
+    assert pump.offer(ask("7-1", first=0.25))
+    assert collect(pump, bell, 1)["7-1"].status == "answered"
+    counts = worker.counters()
+    assert (counts["answered"], counts["disconnects"], counts["errors"]) == (1, 0, 0)
+
+
+def test_a_stale_will_on_a_real_broker_is_followed_by_the_birth_again(
+    broker_url: str,
+    mqtt_link: MakeLink,
+    start_pump: StartPump,
+    device: Device,
+    eventually: Eventually,
+) -> None:
+    pump, _ = start_pump(mqtt_link(broker_url, device.name), session=9)
+    eventually(lambda: pump.connected)
+    other = mqtt_link(broker_url, f"{device.name}-o")
+    with contextlib.ExitStack() as stack:
+        stack.callback(other.close, timeout_s=1.0)
+        other.open()
+        wait_for(other, Connected)
+        other.subscribe((device.status,))
+        wait_for(other, Subscribed)
+        stale = b'{"state": "offline", "session": 8}'
+        other.send(device.status, stale, retain=True)
+        said: list[bytes] = []
+
+        def contradicted() -> bool:
+            events = [event for event in other.poll(0.05) if isinstance(event, Received)]
+            said.extend(event.payload for event in events if event.topic == device.status)
+            return stale in said and said[-1] != stale
+
+        eventually(contradicted)
+    assert json.loads(said[-1]) == {"state": "online", "session": 9}
+    assert pump.counters()["births"] == 2
+
+
+def wait_for(link: Link, kind: type[E]) -> E:
+    """Drive a link until an event of that kind comes."""
+    until_s = time.monotonic() + 30
+    while time.monotonic() < until_s:
+        for event in link.poll(0.05):
+            if isinstance(event, kind):
+                return event
+    raise AssertionError(f"no {kind.__name__} came")

@@ -1,0 +1,1 @@
+"""How samples leave the device and answers return; and the worker that answers them."""

@@ -1,0 +1,32 @@
+"""The uplink of a device that has none: every ask is refused at once."""
+
+from __future__ import annotations
+
+from .asks import Answer, Ask
+
+
+class Absent:
+    """Stands in where no broker is configured; implements `asks.Uplink`."""
+
+    connected = False
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def offer(self, ask: Ask) -> bool:  # noqa: ARG002 -- the protocol's signature
+        """Refuse."""
+        return False
+
+    def answers(self) -> list[Answer]:
+        """Return nothing."""
+        return []
+
+    def counters(self) -> dict[str, int]:
+        """Return nothing."""
+        return {}
+
+    def check(self) -> None:
+        """Do nothing."""
+
+    def close(self, *, timeout_s: float) -> None:
+        """Do nothing."""

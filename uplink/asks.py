@@ -1,0 +1,96 @@
+"""What the device's loop hands to the uplink and gets back from it.
+
+The loop knows these records and the `Uplink` protocol, nothing of brokers or outboxes.
+An `Ask` carries one sample whose answer the device would rather have from a larger model;
+an `Answer` ends it. What both ends must agree on about a model is its `Contract`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from ..models.manifest import DType
+from ..models.records import Opinion, Probs
+
+Kind = Literal["decide", "audit", "label"]
+Status = Literal["answered", "refused", "not_stored", "evicted", "dead", "lost"]
+
+
+class Contract(Struct, frozen=True, kw_only=True):
+    """What an answer must fit: the model's name, its digest and its number of classes.
+
+    ``digest`` is the bundle's contract, 16 hexadecimal digits; ``dtype`` and ``shape``
+    (without the batch axis) are those of the body that the larger model takes.
+    """
+
+    name: str
+    digest: str
+    classes: int
+    dtype: DType
+    shape: tuple[int, ...]
+
+
+class Ask(Struct, frozen=True, kw_only=True, gc=False):
+    """One sample offered to the far end.
+
+    ``id`` is the sample's; ``body`` (contract's shape and dtype) feeds the graph input
+    ``entry``. Times are CLOCK_BOOTTIME. After ``deadline_ns`` the answer has no use to the
+    user; None is for kinds that nobody waits for.
+    """
+
+    id: str
+    stream: str
+    kind: Kind
+    entry: str
+    body: NDArray[Any]
+    opinion: Opinion
+    asked_at_ns: int
+    deadline_ns: int | None
+
+
+class Answer(Struct, frozen=True, gc=False):
+    """The end of one ask.
+
+    ``probs`` (K,) is a float32 distribution and ``alpha`` (K,) its Dirichlet's parameters,
+    where the larger model has evidence; both are None unless ``status`` is "answered".
+    ``detail`` says why it is not.
+    """
+
+    id: str
+    status: Status
+    probs: Probs | None = None
+    alpha: Probs | None = None
+    detail: str | None = None
+
+
+class Uplink(Protocol):
+    """The way out, as the loop sees it; the daemon builds, starts and closes it.
+
+    No method but `close` ever blocks. The loop alone decides what is final: an answer to an
+    id that it no longer waits for is a late one, and the loop counts it.
+    """
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted us and the connection stands."""
+
+    def start(self) -> None:
+        """Begin; the network need not be there."""
+
+    def offer(self, ask: Ask) -> bool:
+        """Hand over one ask; False where the bounded queue is full (it is not stored)."""
+
+    def answers(self) -> list[Answer]:
+        """What has come since the last call; the bell that was handed in rings for it."""
+
+    def counters(self) -> dict[str, int]:
+        """Everything counted since the start, by name."""
+
+    def check(self) -> None:
+        """Raise `UplinkError` if the uplink's thread has died."""
+
+    def close(self, *, timeout_s: float) -> None:
+        """Say goodbye to the broker and stop; what is still outstanding is dropped."""

@@ -1,0 +1,419 @@
+"""The uplink's thread: it takes offers into the outbox, sends them and matches answers.
+
+It alone touches the outbox and the link. The loop reaches it through two queues: offers go
+in by `Pump.offer`, answers come out by `Pump.answers`, and neither waits for anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from ..models.errors import UplinkError, WireError
+from ..telemetry.clock import Clock, boottime_ns
+from . import wire
+from .asks import Answer, Ask, Contract
+from .link import (
+    Connected,
+    Delivered,
+    Disconnected,
+    Event,
+    Link,
+    Properties,
+    Received,
+    Subscribed,
+)
+from .outbox import End, Outbox, Record
+from .presence import Presence
+from .tally import Tally
+from .topics import Device
+
+_log = logging.getLogger(__name__)
+
+_REMEMBERED = 4096  # ids that have ended, to tell a late answer from a forged one
+_IDLE_S = 1.0
+_MARGIN_BYTES = 512  # of a packet, for the topic and the properties
+_COUNTERS = (
+    *("connects", "disconnects", "births", "queue_full", "not_stored", "evicted", "expired"),
+    *("sent", "resent", "delivered", "bytes_up", "bytes_down", "answered", "refused"),
+    *("late", "duplicate", "malformed", "forged", "oversized", "stray", "undelivered"),
+)
+
+
+class Window(Struct, frozen=True, kw_only=True):
+    """How much may be under way at once, and for how long before it is sent again.
+
+    ``unanswered`` asks wait for their answer, ``unacked`` messages of ``unacked_bytes`` in
+    all for the broker's acknowledgement: on a thin link the bytes keep the time that a
+    message claims to have left near the truth.
+    """
+
+    unanswered: int = 64
+    unacked: int = 20
+    unacked_bytes: int = 256 << 10
+    lease_s: float = 10.0
+
+
+class Pump:
+    """An `asks.Uplink` over a link and an outbox.
+
+    ``contracts`` says by stream what its answers must fit. ``bell`` is set whenever there
+    are answers, and when the thread has died. ``queue`` bounds the offers that the thread
+    has not yet taken; the answers not yet fetched are bounded by what was offered.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        device: Device,
+        session: int,
+        contracts: Mapping[str, Contract],
+        outbox: Outbox,
+        bell: threading.Event,
+        clock: Clock = boottime_ns,
+        queue: int = 256,
+        window: Window = Window(),  # noqa: B008 -- frozen
+    ) -> None:
+        self._link = link
+        self._device = device
+        self._session = session
+        self._contracts = contracts
+        self._outbox = outbox
+        self._bell = bell
+        self._clock = clock
+        self._queue = queue
+        self._window = window
+        self._presence = Presence(device, session=session)
+        self._offers: deque[Ask] = deque()
+        self._answers: deque[Answer] = deque()
+        self._woken = False
+        self._connected = False
+        self._max_packet_bytes: int | None = None
+        self._unacked: dict[int, int] = {}
+        self._ends: dict[str, End] = {}
+        self._sent: set[str] = set()
+        self._ended: OrderedDict[str, Literal["late", "duplicate"]] = OrderedDict()
+        self._tally = Tally(_COUNTERS, log=_log)
+        self._trouble: str | None = None
+        self._closing_s: float | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="hedge-uplink", daemon=True)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands."""
+        return self._connected
+
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection, as far as is known."""
+        return self._trouble
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def offer(self, ask: Ask) -> bool:
+        """Queue an ask, whose body must not change any more; False: the queue is full."""
+        if len(self._offers) >= self._queue or not self._thread.is_alive():
+            self._tally.add("queue_full")
+            return False
+        self._offers.append(ask)
+        if not self._woken:
+            self._woken = True
+            self._link.wake()
+        return True
+
+    def answers(self) -> list[Answer]:
+        """Fetch what has come."""
+        answers = []
+        while self._answers:
+            answers.append(self._answers.popleft())
+        return answers
+
+    def counters(self) -> dict[str, int]:
+        """Copy the counters; bytes are those of topics and payloads."""
+        return self._tally.copy()
+
+    def check(self) -> None:
+        """Raise if the thread has died.
+
+        Raises:
+            UplinkError: it has; the cause is its error.
+        """
+        if self._error is not None:
+            raise UplinkError(f"the uplink's thread died: {self._error}") from self._error
+
+    def close(self, *, timeout_s: float) -> None:
+        """Part from the broker and end the thread; closing twice is harmless."""
+        self._closing_s = timeout_s
+        self._link.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s + _IDLE_S)
+        elif self._thread.ident is None:
+            self._link.close(timeout_s=0)
+
+    def _run(self) -> None:
+        try:
+            self._link.open(self._presence.will)
+            while self._closing_s is None:
+                self._turn()
+            if self._connected:
+                self._presence.part(self._link)
+            self._link.close(timeout_s=self._closing_s)
+            self._outbox.close()
+        except BaseException as error:  # noqa: BLE001 -- kept for `check`, which ends the daemon
+            _log.critical("the uplink's thread died", exc_info=error)
+            self._connected = False
+            self._error = error
+            self._bell.set()
+
+    def _turn(self) -> None:
+        """Do one round: what came is settled before it is handed on and acknowledged."""
+        events = self._link.poll(self._patience_s())
+        for event in events:
+            self._handle(event)
+        self._settle()
+        self._ring()
+        for event in events:
+            if isinstance(event, Received) and event.token is not None:
+                self._link.ack(event.token)
+        self._store()
+        self._expire()
+        self._send()
+        self._ring()
+        if self._connected and self._presence.insist(self._link):
+            self._tally.add("births")
+
+    def _ring(self) -> None:
+        if self._answers:
+            self._bell.set()
+
+    def _patience_s(self) -> float:
+        next_ns = self._outbox.next_ns()
+        if next_ns is None:
+            return _IDLE_S
+        return min(_IDLE_S, max(0.0, (next_ns - self._clock()) / 1e9))
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Connected():
+                self._connect(event)
+            case Disconnected():
+                self._disconnect(event)
+            case Received():
+                self._receive(event)
+            case Delivered():
+                known = self._unacked.pop(event.mid, None) is not None
+                if event.refused is not None:
+                    self._tally.drop("undelivered", event.refused)
+                elif known:
+                    self._tally.add("delivered")
+            case Subscribed(refused=refused):
+                if refused:
+                    _log.error("the broker refuses the subscription to %s", ", ".join(refused))
+
+    def _connect(self, event: Connected) -> None:
+        self._connected = True
+        self._trouble = None
+        self._max_packet_bytes = event.max_packet_bytes
+        self._tally.add("connects")
+        _log.info("connected, MQTT %s", event.protocol)
+        self._link.subscribe((self._device.answer, self._device.status))
+        self._presence.announce(self._link)
+        self._tally.add("births")
+
+    def _disconnect(self, event: Disconnected) -> None:
+        self._connected = False
+        self._unacked.clear()
+        self._outbox.requeue()
+        if event.stood:
+            self._tally.add("disconnects")
+            _log.info("disconnected: %s", event.reason)
+        elif event.reason != self._trouble:
+            _log.warning("no connection: %s", event.reason)
+        self._trouble = event.reason
+
+    def _receive(self, event: Received) -> None:
+        self._tally.add("bytes_down", len(event.topic) + len(event.payload))
+        if event.topic == self._presence.topic:
+            self._presence.heard(event)
+        elif event.topic != self._device.answer:
+            self._tally.add("stray")  # amqtt sends whatever it retains to whoever connects
+        elif len(event.payload) > wire.MAX_REPLY_BYTES:
+            self._tally.drop("oversized", f"{len(event.payload)} bytes")
+        else:
+            self._match(event.payload)
+
+    def _match(self, payload: bytes) -> None:
+        try:
+            reply = wire.decode_reply(payload)
+        except WireError as error:
+            self._tally.drop("malformed", error)
+            return
+        record = None if reply.id in self._ends else self._outbox.find(reply.id)
+        if record is None:
+            self._tally.drop(self._ended.get(reply.id, "forged"), f"nobody waits for {reply.id}")
+            return
+        try:
+            answer = _answer(reply, record)
+        except WireError as error:
+            self._tally.drop("forged", error)
+            return
+        self._end(answer, "answered" if answer.status == "answered" else "refused")
+
+    def _end(self, answer: Answer, end: End) -> None:
+        """Note how an ask ended; the outbox hears of it with the others of this turn."""
+        self._tally.add(end)
+        self._ends[answer.id] = end
+        self._remember(answer.id, "duplicate" if end in {"answered", "refused"} else "late")
+        self._answers.append(answer)
+
+    def _remember(self, ask_id: str, means: Literal["late", "duplicate"]) -> None:
+        self._sent.discard(ask_id)
+        self._ended[ask_id] = means
+        if len(self._ended) > _REMEMBERED:
+            self._ended.popitem(last=False)
+
+    def _settle(self) -> None:
+        if self._ends:
+            self._outbox.settle(self._ends)
+            self._ends.clear()
+
+    def _store(self) -> None:
+        """Take what was offered into the outbox, in one commit."""
+        self._woken = False
+        records = []
+        for ask in self._taken():
+            try:
+                records.append(self._record(ask))
+            except WireError as error:
+                self._tally.drop("refused", error)
+                self._answers.append(Answer(ask.id, "refused", detail=str(error)))
+        if not records:
+            return
+        placed = self._outbox.put(records)
+        for ask_id in placed.refused:
+            self._tally.add("not_stored")
+            self._answers.append(Answer(ask_id, "not_stored", detail="the outbox is full"))
+        for ask_id in placed.evicted:
+            self._tally.add("evicted")
+            self._remember(ask_id, "late")
+            self._answers.append(Answer(ask_id, "evicted", detail="the outbox was full"))
+
+    def _taken(self) -> list[Ask]:
+        offers = self._offers
+        return [offers.popleft() for _ in range(len(offers))]
+
+    def _record(self, ask: Ask) -> Record:
+        contract = self._contracts.get(ask.stream)
+        if contract is None:
+            raise WireError("no far end is known for this stream", where=ask.stream)
+        request = wire.Request(
+            v=1,
+            id=ask.id,
+            session=self._session,
+            kind=ask.kind,
+            model=contract.name,
+            contract=contract.digest,
+            entry=ask.entry,
+            remaining_ms=None,
+            dtype=contract.dtype,
+            shape=ask.body.shape,
+            codec="raw",
+            opinion=wire.opinion_of(ask.opinion),
+            body=wire.pack(ask.body, contract.dtype),
+        )
+        if len(request.body) + _MARGIN_BYTES > wire.MAX_REQUEST_BYTES:
+            raise WireError(f"{len(request.body)} bytes are too many for a request", where=ask.id)
+        return Record(
+            request=request,
+            stream=ask.stream,
+            classes=contract.classes,
+            score=ask.opinion.score,
+            deadline_ns=ask.deadline_ns,
+        )
+
+    def _expire(self) -> None:
+        for ask_id in self._outbox.expire(now_ns=self._clock()):
+            self._tally.add("expired")
+            self._remember(ask_id, "late")
+
+    def _send(self) -> None:
+        """Send what is due, as far as the window goes."""
+        window = self._window
+        room = min(
+            window.unanswered - self._outbox.stats().in_flight,
+            window.unacked - len(self._unacked),
+        )
+        if not self._connected or room <= 0:
+            return
+        now_ns = self._clock()
+        under_way = sum(self._unacked.values())
+        for record in self._outbox.due(room):
+            payload = wire.encode(_timed(record, now_ns))
+            if under_way and under_way + len(payload) > window.unacked_bytes:
+                break
+            if not self._send_one(record, payload, now_ns):
+                break
+            under_way += len(payload)
+        self._settle()
+
+    def _send_one(self, record: Record, payload: bytes, now_ns: int) -> bool:
+        topic = self._device.ask(record.stream)
+        limit = self._max_packet_bytes
+        if limit is not None and len(payload) + _MARGIN_BYTES > limit:
+            detail = f"{len(payload)} bytes; the broker takes packets of {limit}"
+            self._end(Answer(record.id, "refused", detail=detail), "refused")
+            return True
+        mid = self._link.send(topic, payload, properties=self._beside(record, now_ns))
+        if mid is None:
+            return False
+        self._unacked[mid] = len(payload)
+        self._outbox.sent(record.id, lease_until_ns=now_ns + int(self._window.lease_s * 1e9))
+        self._tally.add("resent" if record.id in self._sent else "sent")
+        self._tally.add("bytes_up", len(topic) + len(payload))
+        self._sent.add(record.id)
+        return True
+
+    def _beside(self, record: Record, now_ns: int) -> Properties:
+        """Return what MQTT 5 can use of a request: whole seconds, rounded up, at least one."""
+        left_ns = None if record.deadline_ns is None else max(1, record.deadline_ns - now_ns)
+        return Properties(
+            content_type=wire.CONTENT_TYPE,
+            response_topic=self._device.answer,
+            correlation=record.id.encode(),
+            expiry_s=None if left_ns is None else -(-left_ns // 1_000_000_000),
+        )
+
+
+def _timed(record: Record, now_ns: int) -> wire.Request:
+    if record.deadline_ns is None:
+        return record.request
+    remaining_ms = max(0, (record.deadline_ns - now_ns) // 1_000_000)
+    return msgspec.structs.replace(record.request, remaining_ms=remaining_ms)
+
+
+def _answer(reply: wire.Reply, record: Record) -> Answer:
+    """Return what a reply says.
+
+    Raises:
+        WireError: it does not fit the ask.
+    """
+    asked = record.request
+    if reply.contract != asked.contract or reply.session != asked.session:
+        raise WireError("of another model or session", where=reply.id)
+    if reply.status == "error":
+        return Answer(reply.id, "refused", detail=reply.detail)
+    probs = wire.distribution(reply.probs, classes=record.classes)
+    alpha = None
+    if reply.alpha is not None:
+        alpha = wire.concentration(reply.alpha, classes=record.classes)
+    return Answer(reply.id, "answered", probs, alpha)

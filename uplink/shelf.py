@@ -1,0 +1,218 @@
+"""What every outbox keeps in its head: the order of sending, leases, deadlines, value.
+
+It holds something for each ask that has not ended, whatever an outbox needs to find it
+again; a `Shelf` never ends an ask by itself, it says which.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Collection, Iterable, Iterator
+from typing import Generic, Literal, Protocol, TypeVar
+
+Evict = Literal["surest", "oldest"]
+_Entry = TypeVar("_Entry", tuple[int, str], tuple[float, int, str])
+_SUSPECT = 4  # sendings after which a lost connection may be this ask's doing
+
+
+class Shelved(Protocol):
+    """What an outbox keeps of an ask.
+
+    ``score`` is the edge's doubt, ``deadline_ns`` (CLOCK_BOOTTIME; None: never) when the
+    ask has no use any more.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts against the cap."""
+
+    @property
+    def score(self) -> float:
+        """How unsure the edge was."""
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When it has no use any more."""
+
+
+T = TypeVar("T", bound=Shelved)
+
+
+class Shelf(Generic[T]):
+    """The asks that wait or are in flight, within ``max_count`` and ``max_bytes``.
+
+    Beyond a cap those of which the edge is surest have to go, or the oldest. One that was
+    sent ``max_sends`` times without an end is worn out.
+    """
+
+    def __init__(
+        self, *, max_count: int, max_bytes: int, evict: Evict = "surest", max_sends: int = 64
+    ) -> None:
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        self._evict = evict
+        self._max_sends = max_sends
+        self._items: dict[str, T] = {}
+        self._pending: dict[str, None] = {}  # in the order of sending
+        self._leases: dict[str, int] = {}
+        self._sends: dict[str, int] = {}
+        self._worn: list[str] = []
+        self._deadlines: list[tuple[int, str]] = []  # heaps; what has gone is passed over
+        self._values: list[tuple[float, int, str]] | None = None  # made when first needed
+        self._doomed: dict[str, tuple[float, int, str]] = {}
+        self._added = 0
+        self._bytes = 0
+
+    def __contains__(self, ask_id: object) -> bool:
+        return ask_id in self._items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, ask_id: str) -> T:
+        return self._items[ask_id]
+
+    def get(self, ask_id: str) -> T | None:
+        """Return what was kept of an ask."""
+        return self._items.get(ask_id)
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        """Return all, in the order in which they were added."""
+        return iter(self._items.items())
+
+    def add(self, ask_id: str, item: T, *, sends: int = 0) -> None:
+        """Put an ask at the end of those that wait."""
+        self._items[ask_id] = item
+        self._pending[ask_id] = None
+        self._bytes += item.size_bytes
+        if sends:
+            self._sends[ask_id] = sends
+        if item.deadline_ns is not None:
+            heapq.heappush(self._deadlines, (item.deadline_ns, ask_id))
+        if self._values is not None:
+            heapq.heappush(self._values, (item.score, self._added, ask_id))
+            self._added += 1
+
+    def remove(self, ask_id: str) -> T:
+        """Take an ask away and return what was kept of it."""
+        item = self._items.pop(ask_id)
+        self._bytes -= item.size_bytes
+        self._pending.pop(ask_id, None)
+        self._leases.pop(ask_id, None)
+        self._sends.pop(ask_id, None)
+        self._doomed.pop(ask_id, None)
+        most = 2 * len(self._items) + 64
+        if len(self._deadlines) > most:
+            self._deadlines = _living(self._deadlines, self._items)
+        if self._values is not None and len(self._values) > most:
+            self._values = _living(self._values, self._items)
+        return item
+
+    def excess(self) -> list[str]:
+        """Return which asks have to be removed for the caps to hold, cheapest first.
+
+        They are still there; `spare` them if they are to stay.
+        """
+        found: list[str] = []
+        count, size = len(self._items), self._bytes
+        candidates = self._by_value() if self._evict == "surest" else iter(self._items)
+        while count > self._max_count or size > self._max_bytes:
+            found.append(next(candidates))
+            count -= 1
+            size -= self._items[found[-1]].size_bytes
+        return found
+
+    def spare(self, ask_ids: Iterable[str]) -> None:
+        """Keep asks that `excess` had named."""
+        for ask_id in ask_ids:
+            entry = self._doomed.pop(ask_id, None)
+            if entry is not None and self._values is not None:
+                heapq.heappush(self._values, entry)
+
+    def _by_value(self) -> Iterator[str]:
+        """Yield all from the least doubtful on; what is yielded is `_doomed`."""
+        if self._values is None:
+            items = enumerate(self._items.items())
+            self._values = [(item.score, place, ask_id) for place, (ask_id, item) in items]
+            self._added = len(self._values)
+            heapq.heapify(self._values)
+        while True:
+            entry = heapq.heappop(self._values)
+            if entry[2] in self._items:
+                self._doomed[entry[2]] = entry
+                yield entry[2]
+
+    def due(self, limit: int) -> list[str]:
+        """Return the first ``limit`` that wait, in the order of sending."""
+        return list(itertools.islice(self._pending, limit))
+
+    def defer(self, ask_id: str) -> None:
+        """Make a waiting ask the last in the order of sending."""
+        if self._pending.pop(ask_id, self) is None:
+            self._pending[ask_id] = None
+
+    def sends(self, ask_id: str) -> int:
+        """Return how often an ask was sent."""
+        return self._sends.get(ask_id, 0)
+
+    def sent(self, ask_id: str, *, lease_until_ns: int) -> None:
+        """Note that an ask is in flight, until its lease lapses."""
+        if ask_id in self._items:
+            self._pending.pop(ask_id, None)
+            self._leases[ask_id] = lease_until_ns
+            self._sends[ask_id] = self.sends(ask_id) + 1
+
+    def requeue(self) -> None:
+        """Let all that is in flight wait again: the connection was lost.
+
+        They come first, but for those that have been there often: one of them may be what
+        ended the connection, and shall not keep the others from their turn.
+        """
+        self._to_front(list(self._leases))
+        for ask_id in [one for one, sends in self._sends.items() if sends >= _SUSPECT]:
+            self.defer(ask_id)
+
+    def lapse(self, now_ns: int) -> list[str]:
+        """Return those whose deadline has passed; lapsed leases put asks first in line."""
+        late: dict[str, None] = {}
+        while self._deadlines and self._deadlines[0][0] <= now_ns:
+            at_ns, ask_id = heapq.heappop(self._deadlines)
+            item = self._items.get(ask_id)
+            if item is not None and item.deadline_ns == at_ns:
+                late[ask_id] = None
+        self._to_front([one for one, until_ns in self._leases.items() if until_ns <= now_ns])
+        return list(late)
+
+    def worn(self) -> list[str]:
+        """Return those worn out since the last call; they wait no more and are not in flight."""
+        worn, self._worn = self._worn, []
+        return [ask_id for ask_id in worn if ask_id in self._items]
+
+    def next_ns(self) -> int | None:
+        """Return the nearest deadline or end of a lease."""
+        while self._deadlines and self._deadlines[0][1] not in self._items:
+            heapq.heappop(self._deadlines)
+        times = [*self._leases.values(), *(at_ns for at_ns, _ in self._deadlines[:1])]
+        return min(times, default=None)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many wait, how many are in flight, and the bytes of all."""
+        return len(self._pending), len(self._leases), self._bytes
+
+    def _to_front(self, ask_ids: list[str]) -> None:
+        if not ask_ids:
+            return
+        for ask_id in ask_ids:
+            del self._leases[ask_id]
+        fit = [one for one in ask_ids if self.sends(one) < self._max_sends]
+        if len(fit) < len(ask_ids):
+            self._worn += [one for one in ask_ids if self.sends(one) >= self._max_sends]
+        self._pending = dict.fromkeys([*fit, *self._pending])
+
+
+def _living(heap: list[_Entry], ids: Collection[str]) -> list[_Entry]:
+    """Return the heap without what has gone."""
+    living = [entry for entry in heap if entry[-1] in ids]
+    heapq.heapify(living)
+    return living
