@@ -89,7 +89,7 @@ class Scaled(nn.Module):
 
 
 def _edge() -> nn.Module:
-    return nn.Sequential(Scaled(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+    return nn.Sequential(Scaled(), nn.Linear(64, 14), nn.ReLU(), nn.Linear(14, 10))
 
 
 def _skip() -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ def repeatable(seed: int) -> Iterator[None]:
 def fit(course: Course, material: Material, *, name: str, say: Callable[[str], None]) -> nn.Module:
     """Make a net and teach it ``material``; return it ready for use.
 
-    About five times in all a line with epoch, loss, calibration accuracy and time goes to
+    At most six times in all a line with epoch, loss, calibration accuracy and time goes to
     ``say``.
     """
     began = time.monotonic()
@@ -82,7 +83,7 @@ def fit(course: Course, material: Material, *, name: str, say: Callable[[str], N
             optimiser.step()
             schedule.step()
             losses.append(loss.item())
-        if epoch % max(1, course.epochs // 5) == 0 or epoch == course.epochs:
+        if epoch % math.ceil(course.epochs / 5) == 0 or epoch == course.epochs:
             right = accuracy(run(net, material.check_x), material.check_y)
             say(
                 f"{name}: epoch {epoch}/{course.epochs}, loss {sum(losses) / len(losses):.3f}, "

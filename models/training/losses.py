@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,8 +28,7 @@ def evidential(logits: Tensor, y: Tensor, progress: float) -> Tensor:
 def _kl_from_uniform(alpha: Tensor) -> Tensor:
     """Return (B,) KL(Dir(alpha) || Dir(1)) of ``alpha`` (B, K)."""
     total = alpha.sum(1)
-    classes = torch.tensor(float(alpha.shape[1]))
-    spread = total.lgamma() - classes.lgamma() - alpha.lgamma().sum(1)
+    spread = total.lgamma() - math.lgamma(alpha.shape[1]) - alpha.lgamma().sum(1)
     return spread + ((alpha - 1.0) * (alpha.digamma() - total.digamma()[:, None])).sum(1)
 
 

@@ -85,7 +85,13 @@ def make(
         nets = _teach(plan, train, held, redundant=redundant, say=say)
         calibration = _calibrate(nets, held, target_rate=plan.target_rate)
         files = _files(nets, train, held)
-        outputs = nets.outputs(unseen)
+        figures = measure(
+            nets.outputs(unseen),
+            _y(unseen),
+            edge=_EDGE,
+            calibration=calibration,
+            redundant=redundant,
+        )
     manifest = _manifest(plan, data, nets.threshold, calibration, seed=seed)
     bundle = write_bundle(out, manifest, files, replace=True)
     return Trained(
@@ -95,9 +101,7 @@ def make(
         rows_trained=len(train.x),
         rows_calibrated=calibration.rows,
         score=calibration.score,
-        figures=measure(
-            outputs, _y(unseen), edge=_EDGE, calibration=calibration, redundant=redundant
-        ),
+        figures=figures,
         bytes={name: len(content) for name, content in files.items()},
         seconds=time.monotonic() - began,
     )
@@ -202,7 +206,7 @@ def _manifest(
 def _write_unseen(out: Path, unseen: Dataset) -> Path:
     """Write the rows that nobody saw where the demo looks for them."""
     path = out.with_name(f"{out.name.removesuffix('.hedge')}-unseen.npz")
-    arrays = {"X": unseen.x, "y": _y(unseen).astype(np.uint8), "labels": np.array(unseen.labels)}
+    arrays = {"X": unseen.x, "y": _y(unseen), "labels": np.array(unseen.labels)}
     if unseen.group is not None:
         arrays["group"] = unseen.group
     try:

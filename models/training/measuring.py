@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import DataError
 from ..evidence import Array
 from ..manifest import Calibration, Edge
 from ..measures import Flags, Labels, accuracy, gap_recovered, hits
@@ -34,9 +35,14 @@ def measure(
     """Return the figures of ``outputs`` on rows whose classes are ``y`` (n,).
 
     ``redundant`` are the classes that the filter may drop.
+
+    Raises:
+        DataError: no row passes, or none matters.
     """
     passes = outputs.passes
     keep = matters(outputs.edge, redundant=redundant)
+    if not passes.any() or not keep.any():
+        raise DataError("no unseen row passes the filter, or none matters")
     near, far = hits(outputs.edge, y), hits(outputs.cloud, y)
     assessor = Assessor.of(edge, classes=outputs.edge.shape[1], score=calibration.score)
     asks = assessor.assess_batch(outputs.edge).score >= calibration.total

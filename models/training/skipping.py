@@ -15,6 +15,7 @@ from ..evidence import Array, Figures
 from ..measures import Flags
 
 _MAY_BE_LOST = 0.004  # of the calibration rows that matter; a bundle should lose less than 0.01
+_MARGIN = 0.1  # in logits
 
 
 def matters(edge_logits: Array, *, redundant: NDArray[np.intp]) -> Flags:
@@ -35,5 +36,5 @@ def place_threshold(logits: Figures, keep: Flags) -> float:
     """
     least = float(np.quantile(logits[keep], _MAY_BE_LOST, method="lower"))
     most = float(np.quantile(logits[~keep], 1.0 - _MAY_BE_LOST, method="higher"))
-    logit = min(np.nextafter(least, -math.inf), (least + most) / 2.0)
+    logit = min(least - _MARGIN, (least + most) / 2.0)
     return 1.0 / (1.0 + math.exp(-logit))
