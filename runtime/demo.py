@@ -25,7 +25,7 @@ from ..models.errors import DataError, HedgeError
 from .children import Child, child, ending
 from .demo_figures import Tally, figures, table
 from .progress import Progress
-from .report import RunReport, write_json
+from .report import RunReport, check_place, write_json
 from .shipped import bundle_path
 
 _RATE_HZ = 200.0
@@ -62,6 +62,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo; return the exit code."""
+    check_place(options.json)
     path = bundle_path(options.bundle)
     bundle = load_bundle(path)
     if not bundle.manifest.edge or bundle.manifest.cloud is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,20 @@ class RunReport(Struct, frozen=True, kw_only=True):
     uplink: dict[str, int]
     counts: dict[str, int]
     rss_bytes: int
+
+
+def check_place(path: Path | None) -> None:
+    """Refuse at once what could not be written after minutes of work.
+
+    Raises:
+        ConfigError: the folder is not there, or neither it nor the file can be written.
+    """
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError("is a folder, or lies in none that exists", where=str(path))
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError("cannot be written", where=str(path))
 
 
 def write_json(path: Path | None, record: Struct) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .config import load_config
 from .daemon import serve
+from .report import check_place
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,6 +26,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the daemon; return the exit code."""
+    check_place(options.json)
     config = load_config(options.config, environ=os.environ)
     serve(config, base=options.config.resolve().parent, report=options.json)
     return 0

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ..models.training import RECIPES
-from .report import write_json
+from .report import check_place, write_json
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,6 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Train; return the exit code."""
+    check_place(options.json)
     trained = RECIPES[options.recipe](
         options.out,
         data=options.data,

@@ -194,6 +194,7 @@ def test_the_demo_runs_over_a_broker_of_either_protocol(
         (["--data", "empty"], r"neither an \.npz nor \.npy"),
         (["--broker", "http://x"], "mqtt://"),
         (["--rate", "0"], "not between"),
+        (["--json", "no/r.json"], r"no/r\.json: is a folder, or lies in none that exists"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_and_where(
