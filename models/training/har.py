@@ -123,17 +123,15 @@ class Edge(nn.Module):
 
 
 class Pooled(nn.Module):
-    """Posture, and for each moving signal its size, roughness and peaks, all of them logs."""
+    """Posture, and of each moving signal size, roughness and peaks, these as logarithms."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, 27) figures of ``x`` (B, 9, 128)."""
-        moving = x[:, :6] - x[:, :6].mean(2, keepdim=True)
-        size = (moving.abs().mean(2) + _FLOOR).log()
-        steps = (x[:, :6, 1:] - x[:, :6, :-1]).abs().mean(2)
-        rest = [
-            (figure + _FLOOR).log() - size for figure in (steps, moving.amax(2), -moving.amin(2))
-        ]
-        return torch.cat([x[:, 6:].mean(2), size, *rest], 1)
+        signals = x[:, :6]
+        moving = signals - signals.mean(2, keepdim=True)
+        steps = signals[:, :, 1:] - signals[:, :, :-1]
+        sizes = [moving.abs().mean(2), steps.abs().mean(2), moving.amax(2), -moving.amin(2)]
+        return torch.cat([x[:, 6:].mean(2), (torch.cat(sizes, 1) + _FLOOR).log()], 1)
 
 
 class Shapes(nn.Module):
