@@ -14,9 +14,11 @@ _LAST = (1 << 53) - 1
 def next_session(state_dir: Path) -> int:
     """Count this start of the device in ``state_dir``/session, durably, and return it.
 
-    A device must start even when its state cannot be read or written: then the session is
-    a random number far above any counted one, which is unique as well, and a warning says
-    so. From a damaged file the counter goes on from such a number.
+    The first session of a device is a random number, so that one whose state was lost, or a
+    second one of the same name, does not use ids anew. A device must start even when its
+    state cannot be read or written: then the session is a random number far above any
+    counted one, and a warning says so. From a damaged file the counter goes on from such a
+    number.
     """
     file = state_dir / "session"
     try:
@@ -34,7 +36,7 @@ def _counted(file: Path) -> int:
     try:
         session = int(file.read_text("ascii"))
     except FileNotFoundError:
-        return 0
+        return secrets.randbelow(1 << 32)
     except ValueError:
         session = -1
     if not 0 <= session < _LAST:

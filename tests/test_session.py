@@ -10,7 +10,12 @@ from hedge.runtime.session import next_session
 
 
 def test_every_start_counts_one_further(tmp_path: Path) -> None:
-    assert [next_session(tmp_path / "state") for _ in range(3)] == [1, 2, 3]
+    first = next_session(tmp_path / "state")
+    assert [next_session(tmp_path / "state") for _ in range(2)] == [first + 1, first + 2]
+
+
+def test_a_device_that_lost_its_state_does_not_count_from_the_same_again(tmp_path: Path) -> None:
+    assert len({next_session(tmp_path / name) for name in "abcdef"}) == 6
 
 
 def test_the_counter_is_for_the_owner_only(tmp_path: Path) -> None:

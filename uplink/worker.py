@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 Respond = Callable[[NDArray[Any]], tuple[Probs, Probs | None]]
 """A batch (B, *shape) to probabilities (B, K) and, with evidence, alpha (B, K)."""
 
-_Key = tuple[str, str, str]
+_Key = tuple[str, str, str, str, bytes]
 _COUNTERS = (
     *("connects", "disconnects", "asks", "answered", "repeated", "errors", "batches"),
     *("expired", "not_ours", "retained", "malformed", "oversized", "stray", "undelivered"),
@@ -73,7 +73,13 @@ class _Job:
 
     @property
     def key(self) -> _Key:
-        return (self.device.site, self.device.name, self.request.id)
+        """Return what makes two asks the same one.
+
+        Not the id alone: a device that has lost its state may count from the same again.
+        """
+        request = self.request
+        body = hashlib.blake2b(request.body, digest_size=8).digest()
+        return (self.device.site, self.device.name, request.id, request.contract, body)
 
 
 class Worker:
