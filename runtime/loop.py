@@ -25,8 +25,17 @@ from .scheduler import RoundRobin
 from .sinks.sink import Sink
 
 _log = logging.getLogger(__name__)
+_LONGEST_S = 3600.0  # a wait that some platforms refuse begins at months
 _NOTHING = np.empty(0, np.uint8)
 _NOTHING.setflags(write=False)
+
+
+def rarely(times: int) -> int:
+    """Return the level to log what happens for the n-th time: a warning at 1, 2, 4, 8 and so on.
+
+    So a source or a sink that has gone bad does not fill the log.
+    """
+    return logging.DEBUG if times & (times - 1) else logging.WARNING
 
 
 class Loop:
@@ -207,10 +216,8 @@ class Loop:
         ledger.routes["failed"] += 1
         ledger.reasons[reason] += 1
         times = ledger.reasons[reason]
-        # said the first, second, fourth, eighth … time, so that a bad source fills no log
-        level = logging.DEBUG if times & (times - 1) else logging.WARNING
         trace = error if reason == "bug" else None
-        _log.log(level, "%s: failed sample %d: %s", lane.name, times, error, exc_info=trace)
+        _log.log(rarely(times), "%s: failed sample %d: %s", lane.name, times, error, exc_info=trace)
         self._emit(sample, route="failed", reason=reason, final=True)
 
     def _emit(
@@ -244,9 +251,12 @@ class Loop:
             try:
                 emit(outcome)
             except OSError as error:
-                self.counts["sink_errors"] += 1
-                _log.debug("a sink failed: %s", error)
+                self._miss(error)
         return latency_ns
+
+    def _miss(self, error: OSError) -> None:
+        self.counts["sink_errors"] += 1
+        _log.log(rarely(self.counts["sink_errors"]), "an outcome was not written: %s", error)
 
     def _finished(self) -> bool:
         return all(lane.source.ended and not lane.waiting for lane in self._lanes)
@@ -256,7 +266,7 @@ class Loop:
         first_waits = (next(iter(lane.waiting.values()), None) for lane in self._lanes)
         dues = [waiting.deadline_ns for waiting in first_waits if waiting is not None]
         dues += [due for due in (self._scheduler.due_ns(), fed_until_ns) if due is not None]
-        timeout_s = (min(dues) - self._clock()) / 1e9 if dues else None
+        timeout_s = min(_LONGEST_S, (min(dues) - self._clock()) / 1e9) if dues else None
         if timeout_s is None or timeout_s > 0:
             self._bell.wait(timeout_s)
         self._bell.clear()

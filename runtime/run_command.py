@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
+from ..telemetry.ledger import StreamReport
 from .config import load_config
 from .daemon import serve
 from .report import check_place
@@ -28,5 +30,18 @@ def run(options: argparse.Namespace) -> int:
     """Run the daemon; return the exit code."""
     check_place(options.json)
     config = load_config(options.config, environ=os.environ)
-    serve(config, base=options.config.resolve().parent, report=options.json)
-    return 0
+    report = serve(config, base=options.config.resolve().parent, report=options.json)
+    for stream in report.streams:
+        print(summary(stream), file=sys.stderr)
+    lost = report.counts.get("sink_errors", 0)
+    if lost:
+        print(f"hedge: {lost} outcomes could not be written", file=sys.stderr)
+    return 1 if lost else 0
+
+
+def summary(stream: StreamReport) -> str:
+    """Return in one line where a stream's samples went."""
+    ways = [f"{count} {way}" for way, count in stream.routes.items() if count]
+    ends = [f"{count} {end}" for end, count in stream.ends.items() if count]
+    line = f"{stream.stream}: {stream.read} samples: {', '.join(ways) or 'none'}"
+    return f"{line} ({', '.join(ends)})" if ends else line

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hedge.models.errors import ConfigError
 from hedge.models.records import Opinion, Outcome
 from hedge.runtime.sinks.json_lines import JsonLines
 from hedge.runtime.sinks.terminal import Terminal
@@ -64,7 +65,7 @@ def test_only_the_owner_can_read_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("torn", [b'{"id": "3-1", "la', b"x" * 200_000])
 def test_a_torn_last_line_is_cut_off_and_whole_lines_stay(tmp_path: Path, torn: bytes) -> None:
     file = tmp_path / "o.jsonl"
-    file.write_bytes(b'{"id": "3-0"}\n' + torn)
+    file.write_bytes(b'{"stream":"door","id":"3-0"}\n' + torn)
     sink = JsonLines(file, labels=_LABELS)
     sink.emit(_outcome(2))
     sink.close()
@@ -74,7 +75,7 @@ def test_a_torn_last_line_is_cut_off_and_whole_lines_stay(tmp_path: Path, torn: 
 
 def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
     file = tmp_path / "o.jsonl"
-    file.write_bytes(b'{"id"')
+    file.write_bytes(b'{"stream":"do')
     JsonLines(file, labels=_LABELS).close()
     assert file.read_bytes() == b""
 
@@ -121,6 +122,23 @@ def test_a_full_disk_raises_and_leaves_no_half_line(tmp_path: Path) -> None:
     sink.emit(_outcome(2))
     sink.close()
     assert [json.loads(line)["id"] for line in _lines(file)] == ["3-0", "3-2"]
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 an npz", b"no newline", b"{}\n", b'{"id": 1}'])
+def test_a_file_of_anything_else_is_refused_and_not_touched(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "rows.npz").write_bytes(content)
+    with pytest.raises(
+        ConfigError, match=r"rows\.npz: is there already, and is no file of outcomes"
+    ):
+        JsonLines(tmp_path / "rows.npz", labels=_LABELS)
+    assert (tmp_path / "rows.npz").read_bytes() == content
+
+
+@pytest.mark.parametrize("place", [".", "/dev/full", "file/o.jsonl"])
+def test_a_place_that_is_no_file_is_refused_by_name(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot be written|no file of outcomes"):
+        JsonLines(tmp_path / place, labels=_LABELS)
 
 
 def test_a_closed_file_refuses_outcomes(tmp_path: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from ...models.errors import ConfigError
 from ...models.records import Outcome
 from .sink import line_of
 
 _BLOCK = 1 << 16
+_BEGIN = b'{"stream":'
 
 
 def recover_tail(fd: int) -> int:
@@ -29,20 +32,37 @@ def recover_tail(fd: int) -> int:
     return size - end
 
 
+def _open(path: Path) -> int:
+    """Open a file of outcomes, or a new one; never one that holds anything else."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", where=str(path)) from error
+    begin = os.pread(fd, len(_BEGIN), 0) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    if begin is None or not _BEGIN.startswith(begin):
+        os.close(fd)
+        raise ConfigError(
+            "is there already, and is no file of outcomes", where=str(path), hint="name another"
+        )
+    return fd
+
+
 class JsonLines:
     """Appends one line per outcome, each in a single write, to a file of mode 0600.
 
     A crash can lose or cut the last line only; opening the file again cuts the torn one
     off (``recovered_bytes``). So it is after a write that failed halfway on a full disk.
+
+    Raises:
+        ConfigError: the file cannot be written, or is there and holds something else.
     """
 
     def __init__(self, path: Path, *, labels: Mapping[str, tuple[str, ...]]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._labels = labels
         self._encoder = msgspec.json.Encoder()
         self._buffer = bytearray()
-        self._torn = False
-        self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._fd: int | None = _open(path)
         self.recovered_bytes = recover_tail(self._fd)
 
     def emit(self, outcome: Outcome) -> None:
@@ -53,17 +73,13 @@ class JsonLines:
         """
         if self._fd is None:
             raise OSError("the file is closed")
-        if self._torn:
-            recover_tail(self._fd)
-            self._torn = False
         line = line_of(outcome, self._labels[outcome.stream])
         self._encoder.encode_into(line, self._buffer)
         self._buffer.append(0x0A)
-        self._torn = True
         written = os.write(self._fd, self._buffer)
         if written != len(self._buffer):
+            recover_tail(self._fd)
             raise OSError(f"only {written} of {len(self._buffer)} bytes were written")
-        self._torn = False
 
     def close(self) -> None:
         """Close the file."""
