@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError
+from .manifest import Input
 
 _GROUP = ("group", "subject")
 _LABELS = ("label_names", "labels")
@@ -64,6 +65,37 @@ class Dataset:
             time=None if self.time is None else self.time[which],
             labels=self.labels,
         )
+
+    def fitted(self, spec: Input, *, labels: tuple[str, ...] | None = None, where: str) -> Dataset:
+        """Return the data set in a bundle's sample dtype and, where given, its order of labels.
+
+        Raises:
+            DataError: another shape, values that the dtype cannot hold, or other classes.
+        """
+        if self.x.shape[1:] != spec.shape:
+            raise DataError(
+                f"samples of shape {self.x.shape[1:]}; the bundle takes {spec.shape}", where=where
+            )
+        with np.errstate(invalid="ignore", over="ignore"):
+            x = self.x.astype(spec.dtype, copy=False)
+        rounds = self.x.dtype.kind == x.dtype.kind == "f" and np.isfinite(x).all()
+        if not rounds and not np.array_equal(x, self.x):
+            raise DataError(
+                f"samples of {self.x.dtype}, not all of which are {spec.dtype}", where=where
+            )
+        return Dataset(x=x, y=self._renamed(labels, where), group=self.group, time=self.time)
+
+    def _renamed(self, labels: tuple[str, ...] | None, where: str) -> NDArray[np.int64] | None:
+        """Return y as numbers of ``labels``: by name where the data has names, else as it is."""
+        if self.y is None or labels is None:
+            return self.y
+        names = labels if self.labels is None else self.labels
+        if self.y.max() >= len(names):
+            raise DataError(f"class {self.y.max()}; there are {len(names)} labels", where=where)
+        unknown = {names[one] for one in np.unique(self.y)} - set(labels)
+        if unknown:
+            raise DataError(f"class {min(unknown)!r} is none of the bundle's labels", where=where)
+        return np.array([labels.index(name) if name in labels else -1 for name in names])[self.y]
 
 
 def load_dataset(path: Path) -> Dataset:

@@ -13,7 +13,7 @@ import psutil
 from ..models.bundle import Bundle, load_bundle
 from ..models.dataset import load_dataset
 from ..models.errors import BundleError, ConfigError
-from ..models.manifest import Edge, Manifest
+from ..models.manifest import Edge, Input, Manifest
 from ..models.model import Model
 from ..models.opinion import Assessor
 from ..models.prepare import preparer
@@ -121,7 +121,7 @@ def _lane(stream: Stream, bundle: Bundle, *, base: Path, stack: contextlib.ExitS
         stack.callback(model.close)
         return model
 
-    source = _source(stream, base=base)
+    source = _source(stream, manifest.input, base=base)
     stack.callback(source.close)
     return Lane(
         name=stream.name,
@@ -160,10 +160,11 @@ def _variant(stream: Stream, manifest: Manifest) -> Edge:
     )
 
 
-def _source(stream: Stream, *, base: Path) -> Source:
+def _source(stream: Stream, spec: Input, *, base: Path) -> Source:
     match stream.source:
         case ReplaySource(path=path, rate_hz=rate_hz):
-            return Replay(load_dataset(base / path).x, rate_hz=rate_hz)
+            data = load_dataset(base / path).fitted(spec, where=str(base / path))
+            return Replay(data.x, rate_hz=rate_hz)
         case FolderSource(path=path, rate_hz=rate_hz):
             return Folder(base / path, rate_hz=rate_hz)
 

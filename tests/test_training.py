@@ -20,7 +20,7 @@ from scipy.stats import dirichlet
 
 from hedge.models.bundle import Bundle, load_bundle
 from hedge.models.dataset import Dataset, is_seen, load_dataset, read_seen, row_digests
-from hedge.models.errors import BundleError, DataError
+from hedge.models.errors import BundleError, DataError, MissingExtraError
 from hedge.models.graph import check_graph
 from hedge.models.training import RECIPES
 from hedge.models.training.measuring import Outputs, measure
@@ -277,6 +277,12 @@ def test_listing_the_recipes_needs_no_torch() -> None:
     assert done.stdout.split("\n")[0] == "['digits', 'har'] set()"
 
 
+def test_without_torch_a_recipe_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hedge.models.training.find_spec", lambda name: name != "torch" or None)
+    with pytest.raises(MissingExtraError, match=r"torch .*hedge-runtime\[train\]"):
+        RECIPES["digits"](Path("out"), data=None, seed=0, say=print)
+
+
 def test_the_same_seed_gives_the_same_files_and_another_seed_others(
     quick: Quick, tmp_path: Path
 ) -> None:
@@ -400,6 +406,7 @@ def test_motion_of_people_is_learnt_from_the_real_data(tmp_path: Path) -> None:
     [
         ({"X": np.zeros((5, 9, 64), np.float16)}, r"X \(5, 9, 64\) should be \(n, 9, 128\)"),
         ({"X": np.zeros((5, 9, 128), np.int16)}, "of floats"),
+        ({"X": np.full((5, 9, 128), 2e5, np.float32)}, "X reaches 200000 .g and rad/s"),
         ({"subject": None}, "no array subject, or no label_names"),
         ({"label_names": None}, "no array subject, or no label_names"),
         ({"subject": np.repeat([1, 2], [3, 2])}, "2 groups cannot be split"),

@@ -45,6 +45,7 @@ _CITATION = (
 _GLIMPSE = 20  # samples of 128: what the edge sees of the shapes
 _FLOOR = 0.003  # g or rad/s; spreads below it are noise
 _NOISE = 0.005
+_MOST = 1000.0  # nothing that is worn moves as much
 _TURN = (0.3, 0.045, 0.045)  # radians, standard deviation
 
 
@@ -71,6 +72,8 @@ def train(
     rows = load_dataset(data)
     if rows.x.shape[1:] != _SHAPE or rows.x.dtype.kind != "f":
         raise DataError(f"X {rows.x.shape} should be (n, 9, 128) of floats", where=str(data))
+    if np.abs(rows.x).max() > _MOST:
+        raise DataError(f"X reaches {np.abs(rows.x).max():g}", where=str(data), hint="g and rad/s")
     if rows.group is None or rows.labels is None:
         raise DataError("no array subject, or no label_names", where=str(data))
     split = by_group(rows.group, shares=_SHARES, seed=seed)
@@ -123,15 +126,22 @@ class Edge(nn.Module):
 
 
 class Pooled(nn.Module):
-    """Posture, and of each moving signal size, roughness and peaks, these as logarithms."""
+    """Posture, and of each moving signal the size, the roughness and the peaks.
+
+    All but the posture are logarithms; roughness and peaks are told relative to the size,
+    which a linear layer could do, but learns badly.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, 27) figures of ``x`` (B, 9, 128)."""
         signals = x[:, :6]
         moving = signals - signals.mean(2, keepdim=True)
-        steps = signals[:, :, 1:] - signals[:, :, :-1]
-        sizes = [moving.abs().mean(2), steps.abs().mean(2), moving.amax(2), -moving.amin(2)]
-        return torch.cat([x[:, 6:].mean(2), (torch.cat(sizes, 1) + _FLOOR).log()], 1)
+        steps = (signals[:, :, 1:] - signals[:, :, :-1]).abs().mean(2)
+        size = (moving.abs().mean(2) + _FLOOR).log()
+        rest = [
+            (figure + _FLOOR).log() - size for figure in (steps, moving.amax(2), -moving.amin(2))
+        ]
+        return torch.cat([x[:, 6:].mean(2), size, *rest], 1)
 
 
 class Shapes(nn.Module):

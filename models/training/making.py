@@ -128,7 +128,9 @@ def _check_place(out: Path) -> None:
             load_bundle(out)
         except HedgeError as error:
             raise BundleError(
-                "is there already, and is no sound bundle", where=str(out), hint="remove it"
+                "is there already, and is no sound bundle",
+                where=str(out),
+                hint="name another place",
             ) from error
 
 

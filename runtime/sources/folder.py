@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...models.errors import DataError
 from .paced import Pace
 from .source import Captured
+
+
+def read_sample(file: Path) -> NDArray[Any]:
+    """Return the one sample that an .npy file holds.
+
+    Raises:
+        DataError: it holds none.
+    """
+    try:
+        data: object = np.load(file, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError("not a sample: no readable .npy of numbers", where=str(file)) from error
+    if not isinstance(data, np.ndarray):
+        raise DataError("an archive of arrays, not one sample", where=str(file))
+    return data
 
 
 class Folder:
@@ -48,14 +65,7 @@ class Folder:
         taken_at_ns = self._pace.take(now_ns)
         if taken_at_ns is None:
             return None
-        try:
-            data = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"not a sample: {error}", where=str(file)) from error
-        if not isinstance(data, np.ndarray):
-            data.close()
-            raise DataError("an archive of arrays, not one sample", where=str(file))
-        return Captured(data, taken_at_ns, {"file": file.name})
+        return Captured(read_sample(file), taken_at_ns, {"file": file.name})
 
     def close(self) -> None:
         """Do nothing: no file stays open between two samples."""
