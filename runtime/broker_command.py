@@ -16,8 +16,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="serve an MQTT broker on this machine alone, for trying things out",
         description="Serve MQTT 3.1.1 on the loopback interface, without passwords or storage.",
     )
-    parser.add_argument("--port", type=int, default=1883, help="the TCP port (default: 1883)")
+    parser.add_argument("--port", type=_port, default=1883, help="the TCP port (default: 1883)")
     parser.set_defaults(run=run)
+
+
+def _port(text: str) -> int:
+    if not (text.isdigit() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

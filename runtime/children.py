@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import secrets
 import select
 import signal
 import socket
@@ -33,17 +34,17 @@ def die_with_parent(environ: Mapping[str, str] = os.environ) -> None:
 class Child:
     """One of our commands in a process of its own, which says when it is ready.
 
-    It reports as a systemd service does (sd_notify), over a socket in ``folder``; what it
-    prints goes to ``folder``/NAME.log.
+    It reports as a systemd service does (sd_notify); what it prints goes to
+    ``folder``/NAME.log. It runs in ``folder``: paths among ``arguments`` are absolute.
     """
 
     def __init__(self, name: str, arguments: Sequence[str], *, folder: Path) -> None:
         self.name = name
         self._log = folder / f"{name}.log"
-        address = folder / f"{name}.notify"
+        address = f"@hedge-{secrets.token_hex(8)}"  # abstract: no path can be too long for it
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._socket.bind(str(address))
-        environ = {**os.environ, "NOTIFY_SOCKET": str(address), _PARENT: str(os.getpid())}
+        self._socket.bind(f"\0{address[1:]}")
+        environ = {**os.environ, "NOTIFY_SOCKET": address, _PARENT: str(os.getpid())}
         environ.pop("WATCHDOG_USEC", None)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 -- our own command, no shell
@@ -53,9 +54,10 @@ class Child:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                cwd=folder,  # else Python would import whatever lies where we were started
             )
 
-    def wait_for(self, state: str, *, timeout_s: float) -> None:
+    def wait_for(self, state: str, *, timeout_s: float, hint: str | None = None) -> None:
         """Return once the process has reported a state that begins so, such as READY=1.
 
         Raises:
@@ -71,7 +73,9 @@ class Child:
                     f"ended at once, {ending(self.process.returncode)}: {self.last_words()}",
                     where=self.name,
                 )
-        raise HedgeError(f"not ready within {timeout_s:g} s: {self.last_words()}", where=self.name)
+        raise HedgeError(
+            f"not ready within {timeout_s:g} s: {self.last_words()}", where=self.name, hint=hint
+        )
 
     def last_words(self) -> str:
         """Return the last line that the process printed."""

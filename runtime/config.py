@@ -13,10 +13,15 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from ..models.errors import ConfigError
-from ..models.manifest import Name, Positive, Sha256
+from ..models.manifest import Name, Sha256
 from ..models.toml import parse_toml, to_record
 
 Rate = Annotated[float, Meta(gt=0, le=1e6)]
+Text = Annotated[str, Meta(min_length=1, max_length=4000, pattern=r"^[^\x00]+\Z")]
+Milliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
+Threads = Annotated[int, Meta(ge=1, le=256)]
+Few = Annotated[int, Meta(ge=1, le=65_536)]
+Count = Annotated[int, Meta(ge=1, le=1 << 40)]
 PREFIX = "HEDGE__"
 
 
@@ -25,7 +30,7 @@ class Device(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: Name
     site: Name = "default"
-    state_dir: str = "/var/lib/hedge"
+    state_dir: Text = "/var/lib/hedge"
 
 
 class ReplaySource(
@@ -33,7 +38,7 @@ class ReplaySource(
 ):
     """Every row of an npz once; without ``rate_hz`` as fast as the loop goes."""
 
-    path: str
+    path: Text
     rate_hz: Rate | None = None
 
 
@@ -42,7 +47,7 @@ class FolderSource(
 ):
     """Every .npy file of a folder once, in the order of their names."""
 
-    path: str
+    path: Text
     rate_hz: Rate | None = None
 
 
@@ -54,16 +59,16 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     name: Name
-    bundle: str
+    bundle: Text
     source: ReplaySource | FolderSource
     pin: Sha256 | None = None
     variant: Name | None = None
     filter: bool = True
     mode: Literal["async", "wait"] = "async"
-    answer_within_ms: Positive = 2000
+    answer_within_ms: Milliseconds = 2000
     on_unavailable: Literal["edge", "abstain"] = "edge"
-    window: Positive = 256
-    threads: Positive = 1
+    window: Few = 256
+    threads: Threads = 1
 
 
 class UplinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,16 +78,16 @@ class UplinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     broker: str
-    password_file: str | None = None
-    ca_file: str | None = None
-    outbox_count: Positive = 4096
-    outbox_bytes: Positive = 64 << 20
+    password_file: Text | None = None
+    ca_file: Text | None = None
+    outbox_count: Count = 4096
+    outbox_bytes: Count = 64 << 20
 
 
 class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the run's report goes when it ends."""
 
-    report: str | None = None
+    report: Text | None = None
 
 
 class JsonLinesSink(
@@ -90,7 +95,7 @@ class JsonLinesSink(
 ):
     """Outcomes as JSON lines, appended to a file."""
 
-    path: str
+    path: Text
 
 
 class TerminalSink(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
+import secrets
 import socket
 import tempfile
 import time
@@ -22,15 +22,16 @@ import numpy as np
 from ..models.bundle import Bundle, load_bundle
 from ..models.dataset import Dataset, is_seen, load_dataset, read_seen
 from ..models.errors import DataError, HedgeError
+from ..uplink.broker_url import Broker
 from .children import Child, child, ending
 from .demo_figures import Tally, figures, table
 from .progress import Progress
 from .report import RunReport, check_place, write_json
 from .shipped import bundle_path
+from .sources.folder import read_sample
 
 _RATE_HZ = 200.0
-_READY_S = 60.0
-_DEVICE = "demo"
+_READY_S = 30.0
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,6 +64,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the demo; return the exit code."""
     check_place(options.json)
+    if options.broker is not None:
+        Broker.parse(options.broker)
     path = bundle_path(options.bundle)
     bundle = load_bundle(path)
     if not bundle.manifest.edge or bundle.manifest.cloud is None:
@@ -82,14 +85,20 @@ def run(options: argparse.Namespace) -> int:
     found = figures(bundle, unseen, tally, report, seen=seen)
     print(table(found, bundle))
     write_json(options.json, found)
+    if found.unanswered:
+        raise HedgeError(
+            f"{found.unanswered} of {found.samples} samples have no final outcome",
+            where="device",
+            hint="the figures above leave them out",
+        )
     return 0
 
 
 def _rate(text: str) -> float:
-    rate_hz = float(text)
-    if not 0 < rate_hz <= 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1000000")
-    return rate_hz
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 1e6:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1000000")
 
 
 def _beside(bundle: Path) -> Path:
@@ -107,27 +116,13 @@ def _samples(path: Path, bundle: Bundle) -> Dataset:
         if not files:
             raise DataError("holds neither an .npz nor .npy samples", where=str(path))
         try:
-            rows = np.stack([np.load(file, allow_pickle=False) for file in files])
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"not one sample per .npy: {error}", where=str(path)) from error
+            rows = np.stack([read_sample(file) for file in files])
+        except ValueError as error:
+            raise DataError("the samples differ in shape", where=str(path)) from error
         data = Dataset(x=rows)
     else:
         data = load_dataset(path)
-    wanted = bundle.manifest.input
-    if data.x.shape[1:] != wanted.shape:
-        raise DataError(
-            f"samples of shape {data.x.shape[1:]}; the bundle takes {wanted.shape}", where=str(path)
-        )
-    if not np.can_cast(data.x.dtype, wanted.dtype, "same_kind"):
-        raise DataError(
-            f"samples of {data.x.dtype}; the bundle takes {wanted.dtype}", where=str(path)
-        )
-    if data.y is not None and int(data.y.max()) >= len(bundle.manifest.labels):
-        raise DataError(
-            f"class {data.y.max()}; the bundle has {len(bundle.manifest.labels)} labels",
-            where=str(path),
-        )
-    return dataclasses.replace(data, x=data.x.astype(wanted.dtype, copy=False))
+    return data.fitted(bundle.input, labels=bundle.labels, where=str(path))
 
 
 def _unseen(data: Dataset, bundle: Bundle) -> tuple[Dataset, int]:
@@ -163,6 +158,7 @@ def _cooperate(
 ) -> tuple[Tally, RunReport]:
     """Run broker, worker and device over the samples; return what came of it."""
     np.savez(folder / "samples.npz", X=data.x)
+    bundle = bundle.resolve()
     with contextlib.ExitStack() as stack:
         if broker is None:
             port = _free_port()
@@ -174,7 +170,7 @@ def _cooperate(
         worker = stack.enter_context(
             child("worker", ["worker", str(bundle), "--broker", broker], folder=folder)
         )
-        worker.wait_for("STATUS=serving", timeout_s=_READY_S)
+        worker.wait_for("STATUS=serving", timeout_s=_READY_S, hint=f"does {broker} answer?")
         config = folder / "device.toml"
         config.write_text(_device_toml(bundle, folder, rate_hz=rate_hz, broker=broker), "utf-8")
         device = stack.enter_context(child("device", ["run", str(config)], folder=folder))
@@ -196,11 +192,11 @@ def _device_toml(bundle: Path, folder: Path, *, rate_hz: float, broker: str) -> 
     quoted = {name: json.dumps(str(folder / name)) for name in ("samples.npz", "outcomes.jsonl")}
     return f"""
 [device]
-name = "{_DEVICE}"
+name = "demo-{secrets.token_hex(4)}"
 state_dir = {json.dumps(str(folder / "state"))}
 [[stream]]
 name = "demo"
-bundle = {json.dumps(str(bundle.resolve()))}
+bundle = {json.dumps(str(bundle))}
 source = {{ kind = "replay", path = {quoted["samples.npz"]}, rate_hz = {rate_hz} }}
 [uplink]
 broker = {json.dumps(broker)}

@@ -152,8 +152,9 @@ def figures(
         _accuracy(guess, data.y, passed) for guess in (edge, cloud, tally.label)
     )
     redundant = [manifest.labels.index(name) for one in manifest.filter for name in one.redundant]
-    matters = ~np.isin(edge, redundant)
-    dropped = tally.route == "dropped"
+    done = tally.route != ""
+    matters = ~np.isin(edge, redundant)[done]
+    dropped = (tally.route == "dropped")[done]
     stream = report.streams[0]
     latency = {name: stream.latency_ms[name] for name in ("first", "final")}
     return Figures(
@@ -172,8 +173,10 @@ def figures(
             else gap_recovered(edge=edge_right, coop=right, cloud=cloud_right)
         ),
         escalated_share=float(tally.asked.sum() / kept) if kept else 0.0,
-        dropped_share=float(dropped.mean()),
-        filter_agreement=1 - float((dropped & matters).mean()) if manifest.filter else None,
+        dropped_share=float(dropped.mean()) if done.any() else 0.0,
+        filter_agreement=(
+            1 - float((dropped & matters).mean()) if manifest.filter and done.any() else None
+        ),
         filter_recall=_recall(dropped, matters) if manifest.filter else None,
         degraded=int(tally.degraded.sum()),
         reused=int((tally.route == "reused").sum()),
@@ -227,7 +230,7 @@ def table(found: Figures, bundle: Bundle) -> str:
         (
             "dropped",
             _percent(found.dropped_share),
-            f"of {found.samples} samples ({rule or 'no filter'})",
+            f"of {found.samples} samples: {rule or 'nothing'} cannot matter",
         ),
         ("filter agreement", _percent(found.filter_agreement), "with the edge model, unfiltered"),
         ("escalated", _percent(found.escalated_share), f"of {found.passed} that passed"),

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..models.errors import BundleError
 from ..models.opinion import Assessor
 from ..models.prepare import preparer
 from ..models.records import Probs
+from ..uplink.probe import Verdict
 from ..uplink.worker import Responder, Worker
 from .backends import open_model
 from .far_end import contract_of, link_to
@@ -52,7 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--password-file", type=Path, metavar="PATH")
     parser.add_argument("--ca-file", type=Path, metavar="PATH", help="whom mqtts:// trusts")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the model library")
+    parser.add_argument("--threads", type=_threads, default=1, help="threads of the model library")
     parser.set_defaults(run=run)
 
 
@@ -90,12 +92,30 @@ def run(options: argparse.Namespace) -> int:
             responders=responders,
             group=options.group,
             shard=options.shard,
-            on_serving=lambda how: notifier.send(f"STATUS=serving, {how} subscription"),
+            on_serving=lambda how: _serving(notifier, how, options.shard),
         )
         stack.enter_context(stopped_by_signals(worker.stop))
         notifier.send("READY=1")
         worker.run()
     return 0
+
+
+def _serving(notifier: Notifier, how: Verdict, shard: tuple[int, int]) -> None:
+    """Say that asks can come, and how."""
+    notifier.send(f"STATUS=serving, {how} subscription")
+    print(f"serving, {how} subscription", file=sys.stderr, flush=True)
+    if how == "plain" and shard[1] == 1:
+        print(
+            "this broker shares no subscriptions: of several workers each needs its --shard I/N",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _threads(text: str) -> int:
+    if not (text.isdigit() and 1 <= int(text) <= 256):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 256")
+    return int(text)
 
 
 def _own_name() -> str:

@@ -67,6 +67,9 @@ def test_the_environment_overrides_the_file_and_names_streams(tmp_path: Path) ->
         ('"back"', '"front-door"', r"a second stream 'front-door'"),
         ("rate_hz = 10", "rate_hz = -1", r"rate_hz"),
         ("[device]", "[device", r"not TOML"),
+        ("within_ms = 500", "within_ms = 999999999999999", r"answer_within_ms"),
+        ('"x.npz"', '"x\\u0000.npz"', r"source\.path"),
+        ('"x.npz"', '""', r"source\.path"),
     ],
 )
 def test_a_mistake_is_named_with_its_key(

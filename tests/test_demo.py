@@ -134,7 +134,7 @@ def test_a_broker_killed_midway_leaves_every_sample_answered(start: Start, tmp_p
     assert found["degraded"] > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupting_the_demo_shuts_everything_down(start: Start, number: signal.Signals) -> None:
     demo = start("--rate", 20)
     _wait_for_outcomes(_child(demo, "run"))
@@ -151,6 +151,51 @@ def test_a_demo_that_is_killed_leaves_no_process_behind(start: Start) -> None:
     children = psutil.Process(demo.pid).children(recursive=True)
     demo.kill()
     assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_a_device_that_is_stopped_early_is_no_success(start: Start, tmp_path: Path) -> None:
+    demo = start("--rate", 60, "--json", "r.json")
+    device = _child(demo, "run")
+    _wait_for_outcomes(device)
+    device.terminate()
+    out = _done(demo, code=2)
+    assert re.search(r"\d+ of 540 samples have no final outcome", out)
+    found = _figures(tmp_path / "r.json")
+    assert 0 < found["unanswered"] < found["samples"]
+    assert found["dropped_share"] > 0.02, "of the samples that had their turn"
+
+
+def test_a_worker_that_is_kept_never_answers_one_demo_with_anothers_answers(
+    start: Start, tmp_path: Path, broker_url: str
+) -> None:
+    data = load_dataset(_UNSEEN)
+    assert data.y is not None
+    order = np.random.default_rng(5).permutation(len(data.x))
+    np.savez(tmp_path / "mixed.npz", X=data.x[order], y=data.y[order])
+    command = [sys.executable, "-m", "hedge", "worker", "digits", "--broker", broker_url]
+    kept = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        assert kept.stderr is not None
+        assert "serving" in kept.stderr.readline()
+        found = []
+        for name in (_UNSEEN, "mixed.npz"):
+            _done(start("--data", name, "--broker", broker_url, "--rate", 400, "--json", "r.json"))
+            found.append(_figures(tmp_path / "r.json"))
+    finally:
+        kept.kill()
+        kept.communicate()
+    assert found[0]["accuracy"] == pytest.approx(found[1]["accuracy"], abs=0.005)
+
+
+def test_classes_are_matched_by_name_where_the_data_has_names(start: Start, tmp_path: Path) -> None:
+    data = load_dataset(_UNSEEN)
+    assert data.y is not None
+    names = np.array([str(9 - number) for number in range(10)])
+    np.savez(tmp_path / "turned.npz", X=data.x, y=9 - data.y, label_names=names)
+    _done(start("--data", "turned.npz", "--rate", 1000, "--json", "r.json"))
+    assert _figures(tmp_path / "r.json")["edge_accuracy"] > 0.9
+    np.savez(tmp_path / "other.npz", X=data.x, y=data.y, label_names=np.array([*names[:9], "x"]))
+    assert "is none of the bundle's labels" in _done(start("--data", "other.npz"), code=2)
 
 
 def test_rows_that_training_or_calibration_saw_are_left_out(start: Start, tmp_path: Path) -> None:
@@ -193,7 +238,7 @@ def test_the_demo_runs_over_a_broker_of_either_protocol(
         (["--data", "wide.npz"], r"samples of shape \(3,\); the bundle takes \(64,\)"),
         (["--data", "empty"], r"neither an \.npz nor \.npy"),
         (["--broker", "http://x"], "mqtt://"),
-        (["--rate", "0"], "not between"),
+        (["--rate", "0"], "not a number between"),
         (["--json", "no/r.json"], r"no/r\.json: is a folder, or lies in none that exists"),
     ],
 )

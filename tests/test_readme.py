@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hedge.runtime.cli import parser
+from hedge.runtime.commands import parser
 from hedge.runtime.shipped import bundle_path
 
 _ROOT = Path(__file__).parents[1]

@@ -45,13 +45,13 @@ class Broker(Struct, frozen=True, kw_only=True):
                 where=where,
                 hint=f"put it into a file or into {_PASSWORD}",
             )
-        if parts.scheme not in _PORTS or not parts.hostname or parts.path.strip("/"):
+        if parts.scheme not in _PORTS or not parts.hostname or parts.path.strip("/") or port == 0:
             raise ConfigError(
                 "not a broker's URL", where=where, hint="mqtt://host:port or mqtts://host:port"
             )
         return cls(
             host=parts.hostname,
-            port=port or _PORTS[parts.scheme],
+            port=_PORTS[parts.scheme] if port is None else port,
             tls=parts.scheme == "mqtts",
             username=parts.username,
             version=_version(parts, where=where),
