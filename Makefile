@@ -24,7 +24,7 @@ check: $(VENV)/.dev $(VENV)/.installed
 	$(BIN)/mypy tests
 
 bench: $(VENV)/.dev $(VENV)/.installed
-	$(BIN)/python tests/bench/loop.py
+	$(BIN)/python tests/bench/loop.py --keep
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

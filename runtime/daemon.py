@@ -32,7 +32,7 @@ from .lane import Lane
 from .loop import Loop
 from .notify import Notifier
 from .policy import Policy
-from .report import RunReport, write_json
+from .report import RunReport, check_place, write_json
 from .session import next_session
 from .shipped import bundle_path
 from .signals import stopped_by_signals
@@ -55,6 +55,10 @@ def serve(config: Config, *, base: Path, report: Path | None = None) -> RunRepor
     Raises:
         HedgeError: something named by the configuration cannot be opened.
     """
+    configured = config.telemetry.report
+    places = [report, None if configured is None else base / configured]
+    for place in places:
+        check_place(place)
     with contextlib.ExitStack() as stack:
         notifier = Notifier()
         stack.callback(notifier.close)
@@ -92,9 +96,8 @@ def serve(config: Config, *, base: Path, report: Path | None = None) -> RunRepor
             counts=dict(loop.counts),
             rss_bytes=psutil.Process().memory_info().rss,
         )
-    write_json(report, found)
-    if config.telemetry.report is not None:
-        write_json(base / config.telemetry.report, found)
+    for place in places:
+        write_json(place, found)
     return found
 
 

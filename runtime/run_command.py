@@ -10,7 +10,6 @@ from pathlib import Path
 from ..telemetry.ledger import StreamReport
 from .config import load_config
 from .daemon import serve
-from .report import check_place
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,7 +27,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the daemon; return the exit code."""
-    check_place(options.json)
     config = load_config(options.config, environ=os.environ)
     report = serve(config, base=options.config.resolve().parent, report=options.json)
     for stream in report.streams:
