@@ -130,12 +130,12 @@ def json_lines(folder: Path) -> Iterator[JsonLines]:
         yield sink
 
 
-def loop(one: Lane, sink: JsonLines) -> Loop:
+def loop(one: Lane, *sinks: JsonLines) -> Loop:
     """Return a loop over one lane."""
     return Loop(
         [one],
         ids=(f"1-{number}" for number in itertools.count()),
-        sinks=[sink],
+        sinks=sinks,
         uplink=Absent(),
         bell=threading.Event(),
         clock=boottime_ns,
@@ -165,10 +165,10 @@ def _turns(turning: Loop) -> list[int]:
     return spent[SAMPLES // 20 :]
 
 
-def ratio_to_bare(channels: int, folder: Path) -> tuple[list[float], list[float]]:
-    """Return, per pair of runs, the bare model's microseconds and the loop's ratio to them.
+def ratio_to_bare(channels: int, folder: Path) -> dict[str, Any]:
+    """Return the bare model's microseconds and the loop's ratio to them, with and without a sink.
 
-    A pair is CHUNK samples by one and then the other, so short that both meet the same noise.
+    Each is run for CHUNK samples in turn, so short that all three meet the same noise.
     """
     rng = np.random.default_rng(SEED)
     data = convnet(channels, rng=rng)
@@ -183,11 +183,28 @@ def ratio_to_bare(channels: int, folder: Path) -> tuple[list[float], list[float]
             bare.run(None, {"x": row[None]})
 
     with json_lines(folder) as sink:
-        pairs = [
-            (_seconds(alone), _seconds(loop(lane(x, model, filtered=False), sink).run))
-            for _ in range(PAIRS)
-        ]
-    return [a / CHUNK * 1e6 for a, _ in pairs[5:]], [b / a for a, b in pairs[5:]]
+        seconds = np.array(
+            [
+                (
+                    _seconds(alone),
+                    _seconds(loop(lane(x, model, filtered=False), sink).run),
+                    _seconds(loop(lane(x, model, filtered=False)).run),
+                )
+                for _ in range(PAIRS)
+            ]
+        )[5:]
+    ratios = seconds[:, 1:] / seconds[:, :1]
+    return {
+        "bare_us": round(float(np.median(seconds[:, 0])) / CHUNK * 1e6, 2),
+        "ratio_with_json_lines": _spread(ratios[:, 0]),
+        "ratio_without_sink": _spread(ratios[:, 1]),
+        "pairs": len(ratios),
+    }
+
+
+def _spread(ratios: np.ndarray[Any, Any]) -> dict[str, float]:
+    cuts = np.percentile(ratios, [10, 50, 90]).round(3).tolist()
+    return dict(zip(("p10", "p50", "p90"), cuts, strict=True))
 
 
 def _seconds(work: Callable[[], None]) -> float:
@@ -238,13 +255,7 @@ def main() -> None:
             "escalated, filter": _quantiles(per_sample(unsure, folder, filtered=True)),
         }
         for channels in CHANNELS:
-            alone, ratios = ratio_to_bare(channels, folder)
-            found[f"loop_against_bare_run_{channels}_channels"] = {
-                "bare_us": round(statistics.median(alone), 2),
-                "ratio": round(statistics.median(ratios), 3),
-                "ratio_p10_p90": np.percentile(ratios, [10, 90]).round(3).tolist(),
-                "pairs": len(ratios),
-            }
+            found[f"loop_against_bare_run_{channels}_channels"] = ratio_to_bare(channels, folder)
     for title, code in {
         "python": "pass",
         "numpy": "import numpy",
