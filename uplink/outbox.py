@@ -85,8 +85,8 @@ class Outbox(Protocol):
     def final(self, ask_ids: Collection[str]) -> None:
         """Note that the users of these asks have their final outcome, whatever it was."""
 
-    def recovered(self) -> Sequence[Record]:
-        """Return the asks of an earlier run whose users still wait for the final outcome."""
+    def recovered(self) -> Iterable[Record]:
+        """Give the asks of an earlier run whose users still wait for the final outcome."""
 
     def expire(self, *, now_ns: int) -> list[str]:
         """End every ask whose deadline has passed, and return their ids.
@@ -176,9 +176,9 @@ class MemoryOutbox:
     def final(self, ask_ids: Collection[str]) -> None:
         """Do nothing: no other run will ask; see `Outbox`."""
 
-    def recovered(self) -> list[Record]:
+    def recovered(self) -> tuple[()]:
         """Return nothing; see `Outbox`."""
-        return []
+        return ()
 
     def expire(self, *, now_ns: int) -> list[str]:
         """End what is too late; see `Outbox`."""
