@@ -21,9 +21,11 @@ from ..models.errors import ConfigError, UplinkError
 from ..telemetry.clock import boottime_ns
 from ..uplink import stored, wire
 from ..uplink.dead_letters import DeadLetters
-from ..uplink.durable_outbox import DEAD, LOCK, QUARANTINE, DurableOutbox, is_owned
+from ..uplink.durable_outbox import DEAD, DurableOutbox
 from ..uplink.lifetime import Lifetime, boot_id, synchronised_wall_ns
 from ..uplink.outbox import Record
+from ..uplink.owner import LOCK, is_owned
+from ..uplink.quarantine import QUARANTINE
 from ..uplink.recovery import Recovery, read, survey
 from .config import load_config
 from .report import check_place, write_json

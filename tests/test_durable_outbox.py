@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from hedge.models.errors import UplinkError
 from hedge.uplink import stored, wire
 from hedge.uplink.dead_letters import DeadLetters
 from hedge.uplink.durable_outbox import DurableOutbox
+from hedge.uplink.lifetime import boot_id, synchronised_wall_ns
 from hedge.uplink.log_files import Head
 from hedge.uplink.outbox import End, Record
 
@@ -503,7 +505,9 @@ def test_a_damaged_file_is_set_by_the_rest_is_saved_and_the_loss_is_counted_once
     assert "1 files damaged; 136 asks saved, at most 48 lost" in caplog.text
     assert again.counters()["lost"] == 48
     assert ids(again) == [f"{number}" for number in range(200) if not 64 <= number < 128]
-    assert (folder / "quarantine" / victim.name).read_bytes() == victim.read_bytes()
+    copy = folder / "quarantine" / victim.name
+    assert copy.read_bytes() == victim.read_bytes()
+    assert copy.stat().st_mode & 0o777 == 0o600
     killed(again)
     assert opened(folder).counters()["lost"] == 0
 
@@ -590,6 +594,23 @@ print(most() - before)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert int(ran.stdout) < 20_000  # KiB, of the 36 MiB put meanwhile
+
+
+def test_this_boot_has_a_name_and_the_wall_clock_says_whether_it_is_true() -> None:
+    assert boot_id() == boot_id() != ""
+    wall_ns = synchronised_wall_ns()
+    assert wall_ns is None or abs(wall_ns - time.time_ns()) < 60 * 10**9
+
+
+def test_users_that_never_get_a_final_outcome_do_not_fill_the_memory(folder: Path) -> None:
+    outbox = opened(folder)
+    for number in range(0, 4200, 60):
+        ids_of_it = [f"{one}" for one in range(number, number + 60)]
+        outbox.put([record(one, answer_by_ns=1) for one in ids_of_it])
+        outbox.settle(dict.fromkeys(ids_of_it, "answered"))
+    assert outbox.counters()["unfinal"] == 4200 - 4096
+    killed(outbox)
+    assert len(ids(opened(folder))) == 4096
 
 
 @dataclass

@@ -1,8 +1,9 @@
-"""The outbox in memory."""
+"""What both outboxes do alike, in memory and on disk; and what the one in memory does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedge.uplink import wire
-from hedge.uplink.outbox import End, MemoryOutbox, Record
+from hedge.uplink.durable_outbox import DurableOutbox
+from hedge.uplink.outbox import End, MemoryOutbox, Outbox, Record
+
+Make = Callable[..., Outbox]
+FAR_NS = 10**18  # far enough that the one on disk has written all it owed
+
+
+@pytest.fixture(params=["memory", "disk"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    """Give a maker of one outbox of either kind."""
+    if request.param == "memory":
+        return MemoryOutbox
+    return lambda **options: DurableOutbox(tmp_path, min_free_bytes=0, **options)
 
 
 def record(
@@ -35,13 +48,13 @@ def record(
     return Record(request=request, stream="cam", classes=3, score=score, deadline_ns=deadline_ns)
 
 
-def ids(records: list[Record]) -> list[str]:
+def ids(records: Iterable[Record]) -> list[str]:
     """Return their ids."""
     return [one.id for one in records]
 
 
-def test_asks_are_sent_in_the_order_in_which_they_were_stored() -> None:
-    outbox = MemoryOutbox()
+def test_asks_are_sent_in_the_order_in_which_they_were_stored(make: Make) -> None:
+    outbox = make()
     assert outbox.put([record("b"), record("a")]) == ([], [])
     outbox.put([record("c")])
     assert ids(outbox.due(2)) == ["b", "a"]
@@ -49,8 +62,8 @@ def test_asks_are_sent_in_the_order_in_which_they_were_stored() -> None:
     assert ids(outbox.due(9)) == ["a", "c"]
 
 
-def test_an_id_that_is_stored_already_is_left_as_it_is() -> None:
-    outbox = MemoryOutbox()
+def test_an_id_that_is_stored_already_is_left_as_it_is(make: Make) -> None:
+    outbox = make()
     outbox.put([record("a", size=3)])
     outbox.put([record("a", size=9)])
     found = outbox.find("a")
@@ -59,8 +72,8 @@ def test_an_id_that_is_stored_already_is_left_as_it_is() -> None:
     assert outbox.stats().pending == 1
 
 
-def test_what_is_in_flight_is_due_again_when_its_lease_lapses_before_all_else() -> None:
-    outbox = MemoryOutbox()
+def test_what_is_in_flight_is_due_again_when_its_lease_lapses_before_all_else(make: Make) -> None:
+    outbox = make()
     outbox.put([record("a"), record("b"), record("c")])
     outbox.sent("a", lease_until_ns=100)
     outbox.sent("b", lease_until_ns=200)
@@ -72,8 +85,8 @@ def test_what_is_in_flight_is_due_again_when_its_lease_lapses_before_all_else() 
     assert outbox.stats()[:2] == (2, 1)
 
 
-def test_what_was_in_flight_when_the_connection_was_lost_is_due_again_in_order() -> None:
-    outbox = MemoryOutbox()
+def test_what_was_in_flight_when_the_connection_was_lost_is_due_again_in_order(make: Make) -> None:
+    outbox = make()
     outbox.put([record("a"), record("b"), record("c")])
     for ask_id in "ab":
         outbox.sent(ask_id, lease_until_ns=10**9)
@@ -82,21 +95,24 @@ def test_what_was_in_flight_when_the_connection_was_lost_is_due_again_in_order()
     assert outbox.stats().in_flight == 0
 
 
-def test_an_ask_ends_at_its_deadline_whether_it_was_sent_or_not() -> None:
-    outbox = MemoryOutbox()
+def test_an_ask_ends_at_its_deadline_whether_it_was_sent_or_not(make: Make) -> None:
+    outbox = make()
     outbox.put([record("a", deadline_ns=50), record("b", deadline_ns=40), record("c")])
     outbox.sent("a", lease_until_ns=10**9)
     assert outbox.next_ns() == 40
     assert outbox.expire(now_ns=49) == ["b"]
     assert outbox.expire(now_ns=50) == ["a"]
     assert outbox.find("a") is None
+    outbox.expire(now_ns=FAR_NS)
     assert outbox.next_ns() is None
     assert ids(outbox.due(9)) == ["c"]
 
 
 @pytest.mark.parametrize("end", ["answered", "refused", "dead"])
-def test_an_ask_that_has_ended_is_gone_and_ending_it_again_is_harmless(end: End) -> None:
-    outbox = MemoryOutbox()
+def test_an_ask_that_has_ended_is_gone_and_ending_it_again_is_harmless(
+    make: Make, end: End
+) -> None:
+    outbox = make()
     outbox.put([record("a", deadline_ns=50), record("b")])
     outbox.sent("a", lease_until_ns=10)
     outbox.settle({"a": end})
@@ -104,19 +120,19 @@ def test_an_ask_that_has_ended_is_gone_and_ending_it_again_is_harmless(end: End)
     assert outbox.find("a") is None
     assert outbox.expire(now_ns=10**12) == []
     assert ids(outbox.due(9)) == ["b"]
-    assert outbox.stats() == (1, 0, record("b").size_bytes)
+    assert outbox.stats()[:2] == (1, 0)
 
 
-def test_when_full_it_gives_up_the_asks_of_which_the_edge_is_surest() -> None:
-    outbox = MemoryOutbox(max_count=3)
+def test_when_full_it_gives_up_the_asks_of_which_the_edge_is_surest(make: Make) -> None:
+    outbox = make(max_count=3)
     outbox.put([record("a", score=0.4), record("b", score=0.2), record("c", score=0.9)])
     assert outbox.put([record("d", score=0.3)]) == ([], ["b"])
     assert outbox.put([record("e", score=0.1)]) == (["e"], [])
     assert ids(outbox.due(9)) == ["a", "c", "d"]
 
 
-def test_when_full_it_can_give_up_the_oldest_instead() -> None:
-    outbox = MemoryOutbox(max_count=2, evict="oldest")
+def test_when_full_it_can_give_up_the_oldest_instead(make: Make) -> None:
+    outbox = make(max_count=2, evict="oldest")
     outbox.put([record("a", score=0.9), record("b", score=0.8)])
     assert outbox.put([record("c", score=0.1)]) == ([], ["a"])
     assert outbox.put([record(one) for one in "def"]) == (["d"], ["b", "c"])
@@ -132,12 +148,62 @@ def test_bytes_are_bounded_too_and_what_can_never_fit_is_not_stored() -> None:
     assert outbox.stats().stored_bytes == room
 
 
-def test_what_is_in_flight_can_be_given_up_as_well() -> None:
-    outbox = MemoryOutbox(max_count=1)
+def test_what_is_in_flight_can_be_given_up_as_well(make: Make) -> None:
+    outbox = make(max_count=1)
     outbox.put([record("a", score=0.1)])
     outbox.sent("a", lease_until_ns=10)
     assert outbox.put([record("b", score=0.9)]).evicted == ["a"]
+    outbox.expire(now_ns=FAR_NS)
     assert outbox.next_ns() is None
+
+
+def test_an_ask_sent_too_often_without_an_end_is_dead(make: Make) -> None:
+    outbox = make(max_sends=2)
+    outbox.put([record("poison"), record("good")])
+    for now in (1, 2):
+        assert outbox.failures() == {}
+        outbox.sent("poison", lease_until_ns=now)
+        assert outbox.sends("poison") == now
+        outbox.expire(now_ns=now)
+    assert ids(outbox.due(9)) == ["good"]
+    assert outbox.failures() == {"poison": "dead"}
+    assert outbox.find("poison") is None
+    assert outbox.failures() == {}
+    assert (outbox.sends("poison"), outbox.sends("good")) == (0, 0)
+
+
+def test_one_that_is_in_flight_whenever_the_connection_is_lost_soon_waits_behind_the_others(
+    make: Make,
+) -> None:
+    outbox = make()
+    outbox.put([record("poison"), record("a"), record("b")])
+    for _ in range(3):
+        outbox.sent("poison", lease_until_ns=FAR_NS)
+        outbox.requeue()
+        assert ids(outbox.due(9)) == ["poison", "a", "b"]
+    outbox.sent("poison", lease_until_ns=FAR_NS)
+    outbox.sent("a", lease_until_ns=FAR_NS)
+    outbox.requeue()
+    assert ids(outbox.due(9)) == ["a", "b", "poison"]
+
+
+def test_an_id_that_comes_again_after_its_end_has_its_own_deadline(make: Make) -> None:
+    outbox = make()
+    outbox.put([record("a", deadline_ns=50)])
+    outbox.settle({"a": "answered"})
+    outbox.put([record("a", deadline_ns=70)])
+    assert outbox.expire(now_ns=60) == []
+    assert outbox.expire(now_ns=70) == ["a"]
+
+
+def test_what_is_not_there_can_be_sent_settled_and_final_without_effect(make: Make) -> None:
+    outbox = make()
+    outbox.sent("a", lease_until_ns=5)
+    outbox.settle({"a": "answered"})
+    outbox.final(["a"])
+    assert outbox.put([]) == ([], [])
+    assert list(outbox.recovered()) == []
+    assert outbox.stats() == (0, 0, 0)
 
 
 def _sent(outbox: MemoryOutbox, now: int, one: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +58,24 @@ def fill(log: RecordLog, groups: int, *, seed: int, size: int = 60) -> list[tupl
     return committed
 
 
-@pytest.fixture
-def written(tmp_path: Path) -> tuple[Path, Payloads]:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Payloads]:
     """Give a log of several files whose writer was killed, and its records by number."""
-    folder = tmp_path / "log"
+    folder = tmp_path_factory.mktemp("written") / "log"
     log, _, _ = opened(folder)
     committed = fill(log, 12, seed=5)
     assert len(files(folder)) > 4
     return folder, {place.number: payload for place, payload in committed}
+
+
+Copy = Callable[[], Path]
+
+
+@pytest.fixture
+def copy_of_it(written: tuple[Path, Payloads], tmp_path: Path) -> Copy:
+    """Give a maker of copies of what was `written`, to be spoiled."""
+    count = itertools.count()
+    return lambda: shutil.copytree(written[0], tmp_path / f"{next(count)}")
 
 
 def test_what_was_appended_is_found_again_in_order(tmp_path: Path) -> None:
@@ -152,67 +163,82 @@ def damaged_then_healed(folder: Path, truth: Payloads) -> int:
     return missing
 
 
-@pytest.mark.parametrize("seed", range(300))
 def test_a_flipped_byte_costs_at_most_what_it_hits_and_is_counted_once(
-    written: tuple[Path, Payloads], seed: int
+    written: tuple[Path, Payloads], copy_of_it: Copy
 ) -> None:
-    folder, truth = written
-    rng = np.random.default_rng(seed)
-    victims = sorted(folder.iterdir())
-    victim = victims[int(rng.integers(len(victims)))]
-    data = bytearray(victim.read_bytes())
-    data[int(rng.integers(len(data)))] ^= int(rng.integers(1, 256))
-    victim.write_bytes(data)
-    assert damaged_then_healed(folder, truth) <= 1
+    rng = np.random.default_rng(21)
+    for _ in range(400):
+        victims = sorted(copy_of_it().iterdir())
+        victim = victims[int(rng.integers(len(victims)))]
+        data = bytearray(victim.read_bytes())
+        data[int(rng.integers(len(data)))] ^= int(rng.integers(1, 256))
+        victim.write_bytes(data)
+        assert damaged_then_healed(victim.parent, written[1]) <= 1
 
 
-@pytest.mark.parametrize("seed", range(100))
 def test_a_file_cut_anywhere_costs_at_most_its_own_records_and_they_are_counted(
-    written: tuple[Path, Payloads], seed: int
+    written: tuple[Path, Payloads], copy_of_it: Copy
 ) -> None:
-    folder, truth = written
-    rng = np.random.default_rng(seed)
-    victims = files(folder)
-    victim = victims[int(rng.integers(len(victims)))]
-    os.truncate(victim, int(rng.integers(victim.stat().st_size)))
-    assert damaged_then_healed(folder, truth) <= 4
+    rng = np.random.default_rng(22)
+    for _ in range(200):
+        victims = files(copy_of_it())
+        victim = victims[int(rng.integers(len(victims)))]
+        os.truncate(victim, int(rng.integers(victim.stat().st_size)))
+        assert damaged_then_healed(victim.parent, written[1]) <= 4
 
 
-@pytest.mark.parametrize("seed", range(60))
 def test_a_hole_of_zeros_or_noise_costs_at_most_its_files_records(
-    written: tuple[Path, Payloads], seed: int
+    written: tuple[Path, Payloads], copy_of_it: Copy
 ) -> None:
-    folder, truth = written
-    rng = np.random.default_rng(seed)
-    victims = files(folder)
-    victim = victims[int(rng.integers(len(victims)))]
-    data = bytearray(victim.read_bytes())
-    begin, end = sorted(int(one) for one in rng.integers(0, len(data), 2))
-    data[begin:end] = rng.bytes(end - begin) if seed % 2 else bytes(end - begin)
-    victim.write_bytes(data)
-    assert damaged_then_healed(folder, truth) <= 4
+    rng = np.random.default_rng(23)
+    for turn in range(200):
+        victims = files(copy_of_it())
+        victim = victims[int(rng.integers(len(victims)))]
+        data = bytearray(victim.read_bytes())
+        begin, end = sorted(int(one) for one in rng.integers(0, len(data), 2))
+        data[begin:end] = rng.bytes(end - begin) if turn % 2 else bytes(end - begin)
+        victim.write_bytes(data)
+        assert damaged_then_healed(victim.parent, written[1]) <= 4
 
 
-def test_a_deleted_file_is_counted_whichever_it_is(written: tuple[Path, Payloads]) -> None:
-    folder, truth = written
-    for victim in files(folder):
-        copy = folder.with_name(victim.stem)
-        shutil.copytree(folder, copy)
-        (copy / victim.name).unlink()
-        assert 1 <= damaged_then_healed(copy, truth) <= 4
+def test_a_deleted_file_is_counted_whichever_it_is(
+    written: tuple[Path, Payloads], copy_of_it: Copy
+) -> None:
+    for place in range(len(files(written[0]))):
+        victim = files(copy_of_it())[place]
+        victim.unlink()
+        assert 1 <= damaged_then_healed(victim.parent, written[1]) <= 4
 
 
-def test_without_the_hint_nothing_else_is_missed(written: tuple[Path, Payloads]) -> None:
-    folder, truth = written
+def test_damage_beside_damage_that_was_counted_is_counted_alone(
+    written: tuple[Path, Payloads], copy_of_it: Copy
+) -> None:
+    folder, truth = copy_of_it(), dict(written[1])
+    for place in (3, 2, 4):
+        victim = folder / file_name(place)
+        there = [one for one in Row(folder).frames() if (one.segment, one.kind) == (place, PUT)]
+        victim.unlink()
+        log, found, row = opened(folder)
+        assert lost(row) == len(there) == len(truth) - len(found)
+        log.roll()
+        log.close()
+        truth = found
+    assert len(files(folder)) > 3
+
+
+def test_without_the_hint_nothing_else_is_missed(
+    written: tuple[Path, Payloads], copy_of_it: Copy
+) -> None:
+    folder = copy_of_it()
     (folder / TAIL).unlink()
-    assert damaged_then_healed(folder, truth) == 0
+    assert damaged_then_healed(folder, written[1]) == 0
 
 
 @pytest.mark.parametrize("what", ["folder", "link", "pipe", "empty", "noise"])
 def test_what_is_no_file_of_the_log_but_has_its_name_is_passed_over(
-    written: tuple[Path, Payloads], what: str
+    written: tuple[Path, Payloads], copy_of_it: Copy, what: str
 ) -> None:
-    folder, truth = written
+    folder = copy_of_it()
     path = folder / file_name(90)
     match what:
         case "folder":
@@ -223,7 +249,7 @@ def test_what_is_no_file_of_the_log_but_has_its_name_is_passed_over(
             os.mkfifo(path)
         case _:
             path.write_bytes(b"" if what == "empty" else b"\xf5hdg" * 99)
-    assert damaged_then_healed(folder, truth) == 0
+    assert damaged_then_healed(folder, written[1]) == 0
 
 
 def test_a_record_that_holds_the_frames_of_another_log_is_not_taken_apart(tmp_path: Path) -> None:

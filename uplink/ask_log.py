@@ -27,11 +27,19 @@ _Words = dict[tuple[int, int], None]
 class AskLog:
     """A `RecordLog` of at most ``max_bytes`` that leaves ``min_free_bytes`` of its disk free.
 
-    No method raises for the disk but `read`; the others say whether they succeeded.
+    No method raises for the disk but `read`; the others say whether they succeeded, and
+    count in ``counts``: disk_errors, no_space.
     """
 
     def __init__(
-        self, log: RecordLog, folder: Path, *, max_bytes: int, min_free_bytes: int, clock: Clock
+        self,
+        log: RecordLog,
+        folder: Path,
+        *,
+        max_bytes: int,
+        min_free_bytes: int,
+        clock: Clock,
+        counts: dict[str, int],
     ) -> None:
         self._log = log
         self._folder = folder
@@ -41,8 +49,7 @@ class AskLog:
         self._owed: _Words = {}  # not written
         self._written: _Words = {}  # perhaps not durable
         self._due_ns: int | None = None
-        self._errors = 0
-        self._no_space = 0
+        self._counts = counts
 
     @property
     def due_ns(self) -> int | None:
@@ -55,11 +62,9 @@ class AskLog:
         return self._log.files
 
     def counters(self) -> dict[str, int]:
-        """Return what was counted, and what the log takes."""
+        """Return what the log has done, and what it takes."""
         return {
             "commits": self._log.syncs,
-            "disk_errors": self._errors,
-            "no_space": self._no_space,
             "log_files": self._log.files,
             "log_bytes": self._log.size_bytes,
         }
@@ -149,7 +154,7 @@ class AskLog:
             return True
         if self._log.idle_bytes and self.roll() and self._has_free(size):
             return True
-        self._no_space += 1
+        self._counts["no_space"] += 1
         return False
 
     def is_crowded(self, count: int, size: int) -> bool:
@@ -173,9 +178,9 @@ class AskLog:
 
     def note(self, error: OSError) -> None:
         """Count a failure of the disk; the first is logged."""
-        if not self._errors:
+        if not self._counts["disk_errors"]:
             _log.error("%s: the disk fails: %s", self._folder, error)
-        self._errors += 1
+        self._counts["disk_errors"] += 1
 
     def _append(
         self, frames: Sequence[tuple[int, bytes]], *, sync: bool = True

@@ -13,36 +13,36 @@ what cannot be read is lost, and both are counted.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import logging
 import os
-import shutil
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..models.errors import UplinkError
 from ..telemetry.clock import Clock, boottime_ns
 from . import stored
 from .ask_log import AskLog
 from .dead_letters import DeadLetters
 from .lifetime import Lifetime, boot_id, synchronised_wall_ns
-from .log_files import FORMAT, TAIL, Row, file_name
+from .log_files import Row
 from .outbox import End, Placed, Record, Stats
+from .owner import lock
+from .quarantine import own_row, quarantine
 from .record_log import RecordLog
 from .recovery import Kept, Recovery
 from .shelf import Evict, Shelf
 
 _log = logging.getLogger(__name__)
 
-LOCK, DEAD, QUARANTINE = "lock", "dead", "quarantine"
-"""What lies beside the log: the owner's lock, dead letters, copies of damaged files."""
-
+DEAD = "dead"
 _GROUP = 64  # records in one commit, and in one file
 _MAX_FILE_BYTES = 4 << 20
-_MAX_QUARANTINED = 8
-_LOCK_S = 0.2  # for one that only looks whether there is an owner
+_MAX_RECORD_BYTES = 16 << 20
+_MAX_ENDING = 4096
+_COUNTERS = (
+    *("recovered", "lost", "damaged_files", "dead", "copied", "unfinal"),
+    *("disk_errors", "no_space"),
+)
 
 
 class DurableOutbox:
@@ -72,12 +72,12 @@ class DurableOutbox:
     ) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
-        self._max_record_bytes = max_bytes // 8
+        self._max_record_bytes = min(max_bytes // 8, _MAX_RECORD_BYTES)
         self._min_free_bytes = min_free_bytes
         self._clock = clock
         self._boot = boot_id() if boot is None else boot
         self._wall = wall
-        self._counts = dict.fromkeys(("recovered", "lost", "damaged_files", "dead", "copied"), 0)
+        self._counts = dict.fromkeys(_COUNTERS, 0)
         self._shelf: Shelf[Kept] = Shelf(
             max_count=max_count, max_bytes=max_bytes // 2, evict=evict, max_sends=max_sends
         )
@@ -225,7 +225,7 @@ class DurableOutbox:
         """
         try:
             self._lock = lock(self._folder)
-            return self._take_up(Recovery(_own_row(self._folder)))
+            return self._take_up(Recovery(own_row(self._folder)))
         except OSError as error:
             if self._lock is not None:
                 os.close(self._lock)
@@ -240,7 +240,7 @@ class DurableOutbox:
         if row.damaged:
             told = (len(row.damaged), len(recovery.asks), recovery.lost)
             _log.error("%s: %d files damaged; %d asks saved, at most %d lost", self._folder, *told)
-            _quarantine(self._folder, sorted(row.damaged))
+            quarantine(self._folder, sorted(row.damaged))
         lifetime = Lifetime(
             last=recovery.stamp,
             seen_ns=recovery.seen_ns,
@@ -272,6 +272,7 @@ class DurableOutbox:
             max_bytes=self._max_bytes,
             min_free_bytes=self._min_free_bytes,
             clock=self._clock,
+            counts=self._counts,
         )
         for number in recovery.unread:
             log.say(number, stored.ENDS["lost"])
@@ -366,6 +367,9 @@ class DurableOutbox:
                 self._log.end(kept.place, stored.ENDS[end])
             else:
                 self._ending[ask_id] = (kept, end)
+        while len(self._ending) > _MAX_ENDING:  # nobody will ever say that these are final
+            self._counts["unfinal"] += 1
+            self.final([next(iter(self._ending))])
 
     def _lose(self, ask_ids: Sequence[str]) -> None:
         """End asks that are on disk no more as they were written."""
@@ -385,83 +389,6 @@ class DurableOutbox:
             payload = self._log.read(self._shelf[ask_id].place)
             if payload is not None:
                 self._dead.put(ask_id, payload)
-
-
-def lock(folder: Path) -> int:
-    """Own an outbox until the descriptor that is returned is closed.
-
-    Raises:
-        UplinkError: another process owns it.
-        OSError: the folder is not there, and cannot be made.
-    """
-    path = folder / LOCK
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a disk that is read-only now
-    until_s = time.monotonic() + _LOCK_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() < until_s:
-                time.sleep(0.01)
-                continue
-            os.close(fd)
-            raise UplinkError(
-                "another process owns this outbox",
-                where=str(folder),
-                hint="end it first; ls, stat, verify and export only look",
-            ) from error
-        return fd
-
-
-def is_owned(folder: Path) -> bool:
-    """Whether a process owns an outbox at this moment."""
-    try:
-        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
-
-
-def _own_row(folder: Path) -> Row:
-    """Return the files of the log; those of a later version are set aside.
-
-    Raises:
-        OSError: they cannot be.
-    """
-    row = Row(folder)
-    if row.format <= FORMAT:
-        return row
-    aside = folder / f"format-{row.format}"
-    _log.error("%s: of a later version of hedge; set aside in %s", folder, aside)
-    aside.mkdir(mode=0o700, exist_ok=True)
-    for path in (*folder.glob("*.log"), folder / TAIL):
-        if path.exists():
-            path.rename(aside / path.name)
-    return Row(folder)
-
-
-def _quarantine(folder: Path, segments: Sequence[int]) -> None:
-    """Keep copies of damaged files for whoever looks into it; the oldest copies go."""
-    place = folder / QUARANTINE
-    try:
-        place.mkdir(mode=0o700, exist_ok=True)
-        for segment in segments[-_MAX_QUARANTINED:]:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(folder / file_name(segment), place / file_name(segment))
-        for path in sorted(place.glob("*.log"))[:-_MAX_QUARANTINED]:
-            path.unlink()
-    except OSError as error:
-        _log.warning("%s: damaged files could not be copied: %s", folder, error)
 
 
 def _unplaced(record: Record, *, size: int) -> Kept:

@@ -1,0 +1,1 @@
+"""The outbox under faults: killed, torn, damaged, full, failing and without power."""
