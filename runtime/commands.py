@@ -8,13 +8,17 @@ from . import (
     broker_command,
     bundle_command,
     demo,
+    outbox_command,
     run_command,
     train_command,
     version,
     worker_command,
 )
 
-_COMMANDS = (run_command, worker_command, demo, bundle_command, train_command, broker_command)
+_COMMANDS = (
+    *(run_command, worker_command, demo, outbox_command, bundle_command, train_command),
+    broker_command,
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,6 +15,8 @@ from msgspec import Meta, Struct
 from ..models.errors import ConfigError
 from ..models.manifest import Name, Sha256
 from ..models.toml import parse_toml, to_record
+from ..uplink.link import KEEPALIVE_S
+from ..uplink.shelf import Evict
 
 Rate = Annotated[float, Meta(gt=0, le=1e6)]
 Text = Annotated[str, Meta(min_length=1, max_length=4000, pattern=r"^[^\x00]+\Z")]
@@ -23,6 +25,8 @@ Threads = Annotated[int, Meta(ge=1, le=256)]
 Few = Annotated[int, Meta(ge=1, le=65_536)]
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]
 PREFIX = "HEDGE__"
+OUTBOX = "outbox"
+"""The outbox's folder, below a device's state directory."""
 
 
 class Device(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,16 +76,30 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class UplinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The broker, ``mqtt[s]://[user@]host[:port]``, and how much may wait for it.
+    """The broker's URL (`uplink.broker_url`), and how much may wait for it.
 
-    The password comes from ``password_file`` or from HEDGE_BROKER_PASSWORD.
+    ``outbox`` on disk keeps what it has stored through restarts and power cuts; it leaves
+    ``min_free_bytes`` of the disk to others. When full it gives up the asks of which the
+    edge is surest, or the oldest. ``keep_for_s`` bounds how long an ask is kept for
+    delivery, though its user has had the edge's answer long since. The password comes from
+    ``password_file`` or from HEDGE_BROKER_PASSWORD. ``cert_file`` and ``key_file`` are the
+    device's own, read again at every connection. ``max_packet_bytes`` is for brokers that
+    speak MQTT 3.1.1, which cannot say what they take.
     """
 
     broker: str
     password_file: Text | None = None
     ca_file: Text | None = None
-    outbox_count: Count = 4096
-    outbox_bytes: Count = 64 << 20
+    cert_file: Text | None = None
+    key_file: Text | None = None
+    max_packet_bytes: Annotated[int, Meta(ge=1024, le=268_435_455)] | None = None
+    keepalive_s: Annotated[int, Meta(ge=1, le=65_535)] = KEEPALIVE_S
+    outbox: Literal["disk", "memory"] = "disk"
+    outbox_count: Count = 100_000
+    outbox_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 40)] = 256 << 20
+    min_free_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 16 << 20
+    evict: Evict = "surest"
+    keep_for_s: Annotated[float, Meta(ge=0, le=31_536_000)] = 259_200
 
 
 class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,11 +21,20 @@ from ..telemetry.clock import boottime_ns
 from ..telemetry.ledger import Ledger
 from ..uplink.absent import Absent
 from ..uplink.asks import Uplink
-from ..uplink.outbox import MemoryOutbox
+from ..uplink.durable_outbox import DurableOutbox
+from ..uplink.outbox import MemoryOutbox, Outbox
 from ..uplink.pump import Pump
 from ..uplink.topics import Device as Address
 from .backends import open_model
-from .config import Config, FolderSource, JsonLinesSink, ReplaySource, Stream
+from .config import (
+    OUTBOX,
+    Config,
+    FolderSource,
+    JsonLinesSink,
+    ReplaySource,
+    Stream,
+    UplinkConfig,
+)
 from .far_end import contract_of, link_to
 from .filters.skip import SkipFilter
 from .lane import Lane
@@ -80,6 +89,7 @@ def serve(config: Config, *, base: Path, report: Path | None = None) -> RunRepor
             notifier=notifier,
         )
         stack.enter_context(stopped_by_signals(loop.stop))
+        loop.resume(uplink.owed())
         uplink.start()
         stack.callback(uplink.close, timeout_s=_GOODBYE_S)
         notifier.send("READY=1")
@@ -207,15 +217,32 @@ def _uplink(
         client_id=f"hedge-{device.site}-{device.name}",
         password_file=path(config.uplink.password_file),
         ca_file=path(config.uplink.ca_file),
+        cert_file=path(config.uplink.cert_file),
+        key_file=path(config.uplink.key_file),
+        max_packet_bytes=config.uplink.max_packet_bytes,
+        keepalive_s=config.uplink.keepalive_s,
     )
     return Pump(
         link,
         device=Address(device.site, device.name),
         session=session,
         contracts={name: contract_of(bundle) for name, bundle in bundles.items()},
-        outbox=MemoryOutbox(
-            max_count=config.uplink.outbox_count, max_bytes=config.uplink.outbox_bytes
-        ),
+        outbox=_outbox(config.uplink, folder=base / device.state_dir / OUTBOX),
+        keep_for_s=config.uplink.keep_for_s,
         bell=bell,
         clock=boottime_ns,
+    )
+
+
+def _outbox(uplink: UplinkConfig, *, folder: Path) -> Outbox:
+    if uplink.outbox == "memory":
+        return MemoryOutbox(
+            max_count=uplink.outbox_count, max_bytes=uplink.outbox_bytes, evict=uplink.evict
+        )
+    return DurableOutbox(
+        folder,
+        max_count=uplink.outbox_count,
+        max_bytes=uplink.outbox_bytes,
+        min_free_bytes=uplink.min_free_bytes,
+        evict=uplink.evict,
     )

@@ -8,7 +8,9 @@ from pathlib import Path
 from ..models.bundle import Bundle
 from ..uplink.asks import Contract
 from ..uplink.broker_url import Broker, read_password
+from ..uplink.link import KEEPALIVE_S
 from ..uplink.mqtt import MqttLink
+from ..uplink.tls import TlsFiles
 
 
 def contract_of(bundle: Bundle) -> Contract:
@@ -23,7 +25,15 @@ def contract_of(bundle: Bundle) -> Contract:
 
 
 def link_to(
-    url: str, *, client_id: str, password_file: Path | None, ca_file: Path | None
+    url: str,
+    *,
+    client_id: str,
+    password_file: Path | None = None,
+    ca_file: Path | None = None,
+    cert_file: Path | None = None,
+    key_file: Path | None = None,
+    max_packet_bytes: int | None = None,
+    keepalive_s: int = KEEPALIVE_S,
 ) -> MqttLink:
     """Return the link to a broker, not yet open.
 
@@ -34,5 +44,7 @@ def link_to(
         Broker.parse(url),
         client_id=client_id,
         password=read_password(password_file, environ=os.environ),
-        ca_file=ca_file,
+        tls=TlsFiles(ca_file=ca_file, cert_file=cert_file, key_file=key_file),
+        max_packet_bytes=max_packet_bytes,
+        keepalive_s=keepalive_s,
     )

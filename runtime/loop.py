@@ -2,7 +2,8 @@
 
 It runs in one thread and waits in one place: for a source, an answer, the nearest
 deadline or the watchdog. Every sample gets an outcome at once; an escalated one gets
-exactly one final outcome more, by the answer or by its deadline.
+exactly one final outcome more, by the answer or by its deadline. An answer that comes
+after that is told to the sinks as what it is, late, and changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..models.errors import HedgeError
 from ..models.fusion import fuse
 from ..models.records import Decision, Opinion, Outcome, Probs, Route, Sample
 from ..telemetry.clock import Clock
-from ..uplink.asks import Answer, Ask, Uplink
+from ..uplink.asks import Answer, Ask, Owed, Uplink
 from .lane import Lane, Waiting
 from .notify import Notifier
 from .scheduler import RoundRobin
@@ -67,6 +68,29 @@ class Loop:
         """End the loop after the sample in hand; safe from a signal handler."""
         self._stopping = True
         self._bell.set()
+
+    def resume(self, owed: Sequence[Owed]) -> None:
+        """Take up what an earlier run has left without a final outcome; before `run`.
+
+        Where its user still waits, so do we; the others get the edge's answer at once. Of
+        a stream that is served no more nobody waits.
+        """
+        lanes = {lane.name: lane for lane in self._lanes}
+        now_ns = self._clock()
+        for one in sorted(owed, key=lambda one: one.answer_by_ns):
+            lane = lanes.get(one.stream)
+            if lane is None:
+                self.counts["orphaned"] += 1
+                self._uplink.final(one.id)
+                continue
+            until_ns = min(one.answer_by_ns, now_ns + lane.answer_within_ns)
+            sample = Sample(one.stream, one.id, one.asked_at_ns, _NOTHING)
+            waiting = Waiting(sample, one.opinion, False, one.asked_at_ns, until_ns)  # noqa: FBT003 -- a record's field
+            lane.waiting[one.id] = waiting
+            lane.ledger.resumed += 1
+            lane.ledger.waiting += 1
+            if until_ns <= now_ns:
+                self._degrade(lane, waiting, end="expired", reason="restarted")
 
     def run(self) -> None:
         """Serve until every source has ended and nothing waits, or until stopped."""
@@ -148,7 +172,7 @@ class Loop:
         """Finish the sample that an answer is for; one that nobody waits for is late."""
         lane = next((lane for lane in self._lanes if answer.id in lane.waiting), None)
         if lane is None:
-            self.counts["late_answer"] += 1
+            self._tell_late(answer)
             return
         waiting = lane.waiting[answer.id]
         if answer.probs is None:
@@ -162,6 +186,15 @@ class Loop:
             cloud = Opinion(answer.probs, 0.0, "none", alpha=answer.alpha)
             probs = fuse(waiting.opinion, cloud)
         self._finish(lane, waiting, end="answered", route=route, probs=probs)
+
+    def _tell_late(self, answer: Answer) -> None:
+        """Hand on an answer that nobody waits for any more; it is not final."""
+        if answer.probs is None or answer.asked_at_ns is None:
+            return
+        self.counts["late_answer"] += 1
+        if any(lane.name == answer.stream for lane in self._lanes):
+            sample = Sample(answer.stream, answer.id, answer.asked_at_ns, _NOTHING)
+            self._emit(sample, route="cloud", probs=answer.probs, reason="late", final=False)
 
     def _expire(self, now_ns: int | None) -> None:
         """Finish what has waited until its deadline; None: all that waits, for we stop."""
@@ -196,6 +229,7 @@ class Loop:
         lane.ledger.ends[end] += 1
         if degraded is not None:
             lane.ledger.reasons[degraded] += 1
+        missed = self.counts["sink_errors"]
         latency_ns = self._emit(
             sample,
             route=route,
@@ -205,6 +239,8 @@ class Loop:
             degraded=degraded,
         )
         lane.ledger.stages.final.record(latency_ns)
+        if self.counts["sink_errors"] == missed:  # else a restart says it once more
+            self._uplink.final(sample.id)
 
     def _fail(
         self, lane: Lane, sample: Sample | None, now_ns: int, error: Exception, *, reason: str

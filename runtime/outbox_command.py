@@ -27,11 +27,8 @@ from ..uplink.outbox import Record
 from ..uplink.owner import LOCK, is_owned
 from ..uplink.quarantine import QUARANTINE
 from ..uplink.recovery import Recovery, read, survey
-from .config import load_config
+from .config import OUTBOX, load_config
 from .report import check_place, write_json
-
-FOLDER = "outbox"
-"""Below a device's state directory."""
 
 _ALL = 1 << 62
 
@@ -321,7 +318,7 @@ def _folder(place: Path) -> Path:
     if place.is_dir():
         return place
     config = load_config(place, environ=os.environ)
-    return place.resolve().parent / config.device.state_dir / FOLDER
+    return place.resolve().parent / config.device.state_dir / OUTBOX
 
 
 def _present(folder: Path) -> Path:

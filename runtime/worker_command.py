@@ -18,6 +18,7 @@ from ..models.errors import BundleError
 from ..models.opinion import Assessor
 from ..models.prepare import preparer
 from ..models.records import Probs
+from ..uplink.link import KEEPALIVE_S
 from ..uplink.probe import Verdict
 from ..uplink.worker import Responder, Worker
 from .backends import open_model
@@ -54,6 +55,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--password-file", type=Path, metavar="PATH")
     parser.add_argument("--ca-file", type=Path, metavar="PATH", help="whom mqtts:// trusts")
+    parser.add_argument("--cert-file", type=Path, metavar="PATH", help="its own certificate")
+    parser.add_argument("--key-file", type=Path, metavar="PATH", help="the certificate's key")
+    parser.add_argument(
+        "--keepalive-s",
+        type=_seconds,
+        default=KEEPALIVE_S,
+        metavar="S",
+        help="after as long without a word the broker is asked whether it is there",
+    )
+    parser.add_argument(
+        "--max-packet-bytes",
+        type=_packet,
+        metavar="N",
+        help="what an MQTT 3.1.1 broker takes, which cannot say so itself",
+    )
     parser.add_argument("--threads", type=_threads, default=1, help="threads of the model library")
     parser.set_defaults(run=run)
 
@@ -85,6 +101,10 @@ def run(options: argparse.Namespace) -> int:
             client_id=f"hedge-worker-{options.name}",
             password_file=options.password_file,
             ca_file=options.ca_file,
+            cert_file=options.cert_file,
+            key_file=options.key_file,
+            max_packet_bytes=options.max_packet_bytes,
+            keepalive_s=options.keepalive_s,
         )
         worker = Worker(
             link,
@@ -115,6 +135,18 @@ def _serving(notifier: Notifier, how: Verdict, shard: tuple[int, int]) -> None:
 def _threads(text: str) -> int:
     if not (text.isdigit() and 1 <= int(text) <= 256):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 256")
+    return int(text)
+
+
+def _seconds(text: str) -> int:
+    if not (text.isdigit() and 1 <= int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 65535")
+    return int(text)
+
+
+def _packet(text: str) -> int:
+    if not (text.isdigit() and 1024 <= int(text) <= 268_435_455):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1024 to 268435455")
     return int(text)
 
 

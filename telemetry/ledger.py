@@ -2,8 +2,10 @@
 
 Two sums hold at every moment (`Ledger.imbalance`)::
 
-    read      = dropped + reused + accepted + escalated + failed + overrun
-    escalated = answered + expired + evicted + dead + refused + lost + waiting
+    read                = dropped + reused + accepted + escalated + failed + overrun
+    escalated + resumed = answered + expired + evicted + dead + refused + lost + waiting
+
+Resumed are samples that an earlier run had escalated and left without a final outcome.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class StreamReport(Struct, frozen=True, kw_only=True):
     routes: dict[str, int]
     ends: dict[str, int]
     waiting: int
+    resumed: int
     reasons: dict[str, int]
     latency_ms: dict[str, Latency]
     energy_j: float | None
@@ -64,12 +67,13 @@ class Stages:
 class Ledger:
     """Counters by route, by end and by reason, and a latency histogram per stage."""
 
-    __slots__ = ("ends", "read", "reasons", "routes", "stages", "stream", "waiting")
+    __slots__ = ("ends", "read", "reasons", "resumed", "routes", "stages", "stream", "waiting")
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
         self.read = 0
         self.waiting = 0
+        self.resumed = 0
         self.routes = dict.fromkeys(ROUTES, 0)
         self.ends = dict.fromkeys(ENDS, 0)
         self.reasons: Counter[str] = Counter()
@@ -80,9 +84,10 @@ class Ledger:
         routed, ended = sum(self.routes.values()), sum(self.ends.values())
         if self.read != routed:
             return f"{self.stream}: {self.read} samples read, {routed} routed: {self.routes}"
-        if self.routes["escalated"] != ended + self.waiting:
+        if self.routes["escalated"] + self.resumed != ended + self.waiting:
             return (
                 f"{self.stream}: {self.routes['escalated']} samples escalated, "
+                f"{self.resumed} resumed, "
                 f"{ended} ended and {self.waiting} waiting: {self.ends}"
             )
         return None
@@ -95,6 +100,7 @@ class Ledger:
             routes=dict(self.routes),
             ends=dict(self.ends),
             waiting=self.waiting,
+            resumed=self.resumed,
             reasons=dict(sorted(self.reasons.items())),
             latency_ms={stage: latency(getattr(self.stages, stage)) for stage in Stages.__slots__},
             energy_j=None,

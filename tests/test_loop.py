@@ -19,7 +19,7 @@ from hedge.models.errors import DataError, UplinkError
 from hedge.models.manifest import Calibration, Input
 from hedge.models.opinion import Assessor
 from hedge.models.prepare import preparer
-from hedge.models.records import Outcome
+from hedge.models.records import Opinion, Outcome
 from hedge.runtime.backends.null import NullModel
 from hedge.runtime.filters.skip import SkipFilter
 from hedge.runtime.lane import Lane
@@ -29,7 +29,7 @@ from hedge.runtime.policy import Policy
 from hedge.runtime.sources.replay import Replay
 from hedge.runtime.sources.source import Captured
 from hedge.telemetry.ledger import Ledger
-from hedge.uplink.asks import Answer, Ask
+from hedge.uplink.asks import Answer, Ask, Owed
 
 _INPUT = Input(kind="tensor", shape=(2,), dtype="float32")
 _SURE = (20.0, -20.0, -20.0)  # label 0, vacuity 0.13
@@ -69,33 +69,42 @@ class ScriptedUplink:
     def __init__(self, fates: Sequence[_Fate], clock: Clock) -> None:
         self._fates = itertools.cycle(fates)
         self._clock = clock
-        self._due: list[tuple[int, Answer]] = []
+        self.due: list[tuple[int, Answer]] = []
         self.connected = True
         self.asks: list[Ask] = []
+        self.finals: list[str] = []
         self.error: UplinkError | None = None
 
     def offer(self, ask: Ask) -> bool:
         fate = next(self._fates)
         self.asks.append(ask)
-        answer = Answer(ask.id, "answered", _CLOUD)
+        answer = Answer(ask.id, ask.stream, "answered", _CLOUD, asked_at_ns=ask.asked_at_ns)
         soon, late = self._clock.now_ns, self._clock.now_ns + 2 * _WITHIN_NS
         match fate:
             case "now":
-                self._due.append((soon, answer))
+                self.due.append((soon, answer))
             case "twice":
-                self._due += [(soon, answer), (soon, answer)]
+                self.due += [(soon, answer), (soon, answer)]
             case "later":
-                self._due.append((late, answer))
+                self.due.append((late, answer))
             case "refused":
-                self._due.append((soon, Answer(ask.id, "refused", detail="no such model")))
+                self.due.append(
+                    (soon, Answer(ask.id, ask.stream, "refused", detail="no such model"))
+                )
             case "never" | "full":
                 pass
         return fate != "full"
 
     def answers(self) -> list[Answer]:
-        ready = [answer for due_ns, answer in self._due if due_ns <= self._clock.now_ns]
-        self._due = [one for one in self._due if one[0] > self._clock.now_ns]
+        ready = [answer for due_ns, answer in self.due if due_ns <= self._clock.now_ns]
+        self.due = [one for one in self.due if one[0] > self._clock.now_ns]
         return ready
+
+    def final(self, ask_id: str) -> None:
+        self.finals.append(ask_id)
+
+    def owed(self) -> list[Owed]:
+        return []
 
     def counters(self) -> dict[str, int]:
         return {}
@@ -173,19 +182,23 @@ def _lane(
     )
 
 
-def _run(
-    lanes: Sequence[Lane], clock: Clock, *fates: _Fate, uplink: ScriptedUplink | None = None
-) -> tuple[Collector, Loop]:
-    sink = Collector()
-    loop = Loop(
+def _loop(lanes: Sequence[Lane], clock: Clock, *, sink: Collector, uplink: ScriptedUplink) -> Loop:
+    return Loop(
         lanes,
         ids=(f"1-{number}" for number in itertools.count()),
         sinks=[sink],
-        uplink=uplink or ScriptedUplink(fates or ("now",), clock),
+        uplink=uplink,
         bell=Bell(clock),
         clock=clock,
         notifier=Notifier({}),
     )
+
+
+def _run(
+    lanes: Sequence[Lane], clock: Clock, *fates: _Fate, uplink: ScriptedUplink | None = None
+) -> tuple[Collector, Loop]:
+    sink = Collector()
+    loop = _loop(lanes, clock, sink=sink, uplink=uplink or ScriptedUplink(fates or ("now",), clock))
     loop.run()
     for lane in lanes:
         assert lane.ledger.imbalance() is None
@@ -264,14 +277,17 @@ def test_an_answer_after_the_deadline_is_an_event_and_never_a_second_final() -> 
     clock = Clock()
     lanes = [_lane(clock, [_UNSURE], name="a"), _lane(clock, [_SURE] * 9, name="b", rate_hz=2.0)]
     sink, loop = _run(lanes, clock, "later")
-    assert sum(o.final for o in sink.by_id()["1-0"]) == 1
+    first, final, late = sink.by_id()["1-0"]
+    assert (first.final, final.final, final.degraded) == (False, True, "deadline")
+    assert (late.final, late.route, late.label, late.reason) == (False, "cloud", 2, "late")
+    assert late.latency_ns > _WITHIN_NS
     assert loop.counts["late_answer"] == 1
 
 
 def test_a_second_answer_is_never_a_second_final() -> None:
     clock = Clock()
     sink, loop = _run([_lane(clock, [_UNSURE, _SURE])], clock, "twice")
-    assert [o.final for o in sink.by_id()["1-0"]] == [False, True]
+    assert [o.final for o in sink.by_id()["1-0"]] == [False, True, False]
     assert loop.counts["late_answer"] == 1
 
 
@@ -469,7 +485,85 @@ def test_whatever_happens_every_sample_has_one_final_outcome_after_its_first(
     histories = sink.by_id()
     assert len(histories) == sum(lane.ledger.read for lane in lanes)
     for history in histories.values():
-        assert [outcome.final for outcome in history] in ([True], [False, True])
+        in_time = [outcome.final for outcome in history if outcome.reason != "late"]
+        assert in_time in ([True], [False, True])
     for lane in lanes:
-        firsts = [o.id for o in sink.outcomes if o.stream == lane.name and not o.final]
+        mine = [o for o in sink.outcomes if o.stream == lane.name and o.reason != "late"]
+        firsts = [o.id for o in mine if not o.final]
         assert firsts == sorted(firsts, key=lambda one: int(one[2:])), "in the stream's order"
+
+
+# ---- What is owed over a restart
+
+
+def _owed(ask_id: str, *, stream: str = "s", by_ns: int) -> Owed:
+    opinion = Opinion(np.array([0.2, 0.5, 0.3], np.float32), 0.9, "vacuity", vacuity=0.9)
+    return Owed(id=ask_id, stream=stream, opinion=opinion, asked_at_ns=500, answer_by_ns=by_ns)
+
+
+def _resumed(
+    owed: Sequence[Owed], *fates: _Fate, outputs: Sequence[Sequence[float]] = (_SURE,)
+) -> tuple[Collector, Loop, ScriptedUplink, Lane]:
+    clock = Clock()
+    uplink = ScriptedUplink(fates or ("now",), clock)
+    for one in owed:
+        if one.id.startswith("answered"):
+            answer = Answer(one.id, one.stream, "answered", _CLOUD, asked_at_ns=one.asked_at_ns)
+            uplink.due.append((clock.now_ns + 10_000, answer))
+    lane = _lane(clock, outputs)
+    sink = Collector()
+    loop = _loop([lane], clock, sink=sink, uplink=uplink)
+    loop.resume(owed)
+    loop.run()
+    return sink, loop, uplink, lane
+
+
+def test_what_is_owed_after_a_restart_is_waited_for_if_its_user_still_waits() -> None:
+    owed = [_owed("answered-0", by_ns=10**9 + 10**8), _owed("0-1", by_ns=10**9 + 10**7)]
+    sink, _, uplink, lane = _resumed(owed)
+    (answered,) = sink.by_id()["answered-0"]
+    assert (answered.final, answered.route, answered.label) == (True, "cloud", 2)
+    (late,) = sink.by_id()["0-1"]
+    assert (late.final, late.route, late.label, late.degraded) == (True, "edge", 1, "deadline")
+    assert set(uplink.finals) == {"answered-0", "0-1"}
+    assert lane.ledger.resumed == 2
+    assert lane.ledger.imbalance() is None
+
+
+def test_what_is_owed_after_a_restart_and_overdue_has_its_final_at_once() -> None:
+    sink, _, uplink, lane = _resumed([_owed("0-1", by_ns=10**8)])
+    first = sink.outcomes[0]
+    assert (first.id, first.final, first.label, first.degraded) == ("0-1", True, 1, "restarted")
+    assert uplink.finals == ["0-1"]
+    assert (lane.ledger.resumed, lane.ledger.ends["expired"]) == (1, 1)
+    assert lane.ledger.imbalance() is None
+
+
+def test_what_is_owed_of_a_stream_that_is_served_no_more_is_counted_and_let_go() -> None:
+    sink, loop, uplink, _ = _resumed([_owed("0-1", stream="gone", by_ns=10**10)])
+    assert "0-1" not in sink.by_id()
+    assert loop.counts["orphaned"] == 1
+    assert uplink.finals == ["0-1"]
+
+
+def test_an_older_longer_deadline_does_not_hold_up_those_of_this_run() -> None:
+    sink, _, _, _ = _resumed([_owed("0-1", by_ns=10**15)], "never", outputs=[_UNSURE])
+    ends = {o.id: o for o in sink.outcomes if o.final}
+    assert ends["0-1"].degraded == ends["1-0"].degraded == "deadline"
+    assert ends["1-0"].latency_ns == pytest.approx(_WITHIN_NS, rel=0.01)
+
+
+def test_a_final_that_a_sink_has_not_taken_is_still_owed() -> None:
+    clock = Clock()
+    uplink = ScriptedUplink(["now"], clock)
+
+    class Full(Collector):
+        def emit(self, outcome: Outcome) -> None:
+            super().emit(outcome)
+            if outcome.final and outcome.id == "1-0":
+                raise OSError("no space left on device")
+
+    loop = _loop([_lane(clock, [_UNSURE, _UNSURE])], clock, sink=Full(), uplink=uplink)
+    loop.run()
+    assert uplink.finals == ["1-1"]
+    assert loop.counts["sink_errors"] == 1

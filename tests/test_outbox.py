@@ -27,7 +27,12 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
 
 
 def record(
-    ask_id: str, *, score: float = 0.5, size: int = 4, deadline_ns: int | None = None
+    ask_id: str,
+    *,
+    score: float = 0.5,
+    size: int = 4,
+    deadline_ns: int | None = None,
+    answer_by_ns: int | None = None,
 ) -> Record:
     """Return a record whose body has ``size`` bytes."""
     request = wire.Request(
@@ -45,7 +50,14 @@ def record(
         opinion=None,
         body=bytes(size),
     )
-    return Record(request=request, stream="cam", classes=3, score=score, deadline_ns=deadline_ns)
+    return Record(
+        request=request,
+        stream="cam",
+        classes=3,
+        score=score,
+        deadline_ns=deadline_ns,
+        answer_by_ns=answer_by_ns,
+    )
 
 
 def ids(records: Iterable[Record]) -> list[str]:
@@ -157,13 +169,14 @@ def test_what_is_in_flight_can_be_given_up_as_well(make: Make) -> None:
     assert outbox.next_ns() is None
 
 
-def test_an_ask_sent_too_often_without_an_end_is_dead(make: Make) -> None:
-    outbox = make(max_sends=2)
-    outbox.put([record("poison"), record("good")])
-    for now in (1, 2):
+def test_an_ask_that_is_not_answered_again_and_again_while_others_are_is_dead(make: Make) -> None:
+    outbox = make(max_strikes=2)
+    outbox.put([record(one) for one in ("poison", "good", "c", "d")])
+    for now, other in ((1, "c"), (2, "d")):
         assert outbox.failures() == {}
         outbox.sent("poison", lease_until_ns=now)
         assert outbox.sends("poison") == now
+        outbox.settle({other: "answered"})
         outbox.expire(now_ns=now)
     assert ids(outbox.due(9)) == ["good"]
     assert outbox.failures() == {"poison": "dead"}
@@ -172,19 +185,62 @@ def test_an_ask_sent_too_often_without_an_end_is_dead(make: Make) -> None:
     assert (outbox.sends("poison"), outbox.sends("good")) == (0, 0)
 
 
-def test_one_that_is_in_flight_whenever_the_connection_is_lost_soon_waits_behind_the_others(
+def test_no_ask_dies_of_a_far_end_that_is_away_or_of_a_connection_that_is_lost_after_it(
+    make: Make,
+) -> None:
+    outbox = make(max_strikes=1)
+    outbox.put([record("a"), record("b")])
+    for now in range(50):
+        outbox.sent("a", lease_until_ns=now)
+        outbox.expire(now_ns=now)
+        outbox.sent("a", lease_until_ns=FAR_NS)
+        outbox.requeue()
+    assert outbox.failures() == {}
+    assert ids(outbox.due(9)) == ["a", "b"]
+
+
+def test_one_that_is_undelivered_whenever_the_connection_is_lost_soon_waits_behind_the_others(
     make: Make,
 ) -> None:
     outbox = make()
     outbox.put([record("poison"), record("a"), record("b")])
     for _ in range(3):
         outbox.sent("poison", lease_until_ns=FAR_NS)
-        outbox.requeue()
+        outbox.requeue(["poison"])
         assert ids(outbox.due(9)) == ["poison", "a", "b"]
     outbox.sent("poison", lease_until_ns=FAR_NS)
     outbox.sent("a", lease_until_ns=FAR_NS)
-    outbox.requeue()
+    outbox.requeue(["poison"])
     assert ids(outbox.due(9)) == ["a", "b", "poison"]
+
+
+def test_asks_whose_users_wait_are_sent_before_the_backlog_which_leaves_them_room(
+    make: Make,
+) -> None:
+    outbox = make()
+    outbox.put([record(one, answer_by_ns=9) for one in "abcde"])
+    outbox.put([record("label")])
+    outbox.final(["b", "a"])
+    assert ids(outbox.due(9)) == ["c", "d", "e", "label", "b", "a"]
+    assert ids(outbox.due(9, backlog=2)) == ["c", "d", "e", "label", "b"]
+    outbox.sent("label", lease_until_ns=FAR_NS)
+    assert ids(outbox.due(9, backlog=2)) == ["c", "d", "e", "b"]
+    outbox.sent("c", lease_until_ns=FAR_NS)
+    outbox.final(["c"])
+    assert ids(outbox.due(9, backlog=2)) == ["d", "e"]
+    outbox.requeue()
+    assert ids(outbox.due(9)) == ["d", "e", "label", "c", "b", "a"]
+
+
+def test_a_far_end_that_is_back_gets_at_once_what_was_sent_to_it_in_vain(make: Make) -> None:
+    outbox = make()
+    outbox.put([record("a"), record("b")])
+    outbox.sent("a", lease_until_ns=1)
+    outbox.expire(now_ns=1)
+    outbox.sent("a", lease_until_ns=FAR_NS)
+    outbox.sent("b", lease_until_ns=FAR_NS)
+    outbox.retry()
+    assert ids(outbox.due(9)) == ["a"]
 
 
 def test_an_id_that_comes_again_after_its_end_has_its_own_deadline(make: Make) -> None:

@@ -73,12 +73,13 @@ def record(ask_id: str, *, waits: bool = False, left_s: float | None = None) -> 
 def folder(tmp_path: Path) -> Path:
     """Give an outbox: 3-0 sent, 3-1 with a final owed, 3-2 until an hour, 3-99 dead."""
     folder = tmp_path / "state" / "outbox"
-    outbox = DurableOutbox(folder, max_sends=2, min_free_bytes=0)
+    outbox = DurableOutbox(folder, max_strikes=2, min_free_bytes=0)
     outbox.put([record("3-99"), record("3-0"), record("3-1", waits=True)])
     outbox.put([record("3-2", left_s=3600)])
-    for ask_id in ("3-99", "3-99", "3-0"):
-        outbox.sent(ask_id, lease_until_ns=0)
-    outbox.expire(now_ns=1)
+    for _ in range(2):
+        outbox.sent("3-99", lease_until_ns=1)
+        outbox.requeue(["3-99"])
+    outbox.sent("3-0", lease_until_ns=1)
     assert outbox.failures() == {"3-99": "dead"}
     outbox.close()
     return folder

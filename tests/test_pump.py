@@ -21,6 +21,7 @@ from hedge.models.errors import UplinkError
 from hedge.models.records import Opinion
 from hedge.uplink import wire
 from hedge.uplink.asks import Answer, Ask
+from hedge.uplink.durable_outbox import DurableOutbox
 from hedge.uplink.link import Connected, Event, Link, Received, Subscribed
 from hedge.uplink.mqtt import MqttLink
 from hedge.uplink.outbox import MemoryOutbox, Placed
@@ -124,7 +125,7 @@ def test_an_error_ends_the_ask_at_once_and_says_why(
     )
     broker.publish(device.answer, refusal)
     assert bell.wait(30)
-    assert pump.answers() == [Answer("7-1", "refused", detail="no such model")]
+    assert pump.answers() == [Answer("7-1", "cam", "refused", detail="no such model")]
 
 
 @pytest.mark.parametrize(
@@ -269,6 +270,81 @@ def test_parting_leaves_word_and_no_thread(
     assert json.loads(broker.retained[device.status]) == parted
     assert not pump._thread.is_alive()
     pump.close(timeout_s=5)
+
+
+# ---- What outlives its user, and its process
+
+
+def test_an_ask_is_kept_for_delivery_though_its_user_waits_no_more(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker(up=False)
+    pump, bell = start_pump(ScriptedLink(broker), keep_for_s=3600)
+    pump.offer(ask("7-1", within_s=0.01))
+    pump.offer(ask("7-2", within_s=0.01))
+    pump.offer(ask("7-3"))
+    time.sleep(0.05)
+    for ask_id in ("7-1", "7-2"):
+        pump.final(ask_id)
+    time.sleep(0.05)
+    broker.up = True
+    eventually(lambda: len(requests(broker, device)) == 3)
+    found = requests(broker, device)
+    assert [request.id for request in found] == ["7-3", "7-1", "7-2"]
+    assert all(3500e3 < (request.remaining_ms or 0) <= 3600e3 for request in found)
+    broker.publish(device.answer, reply_to(found[1]))
+    assert bell.wait(30)
+    (late,) = pump.answers()
+    assert (late.id, late.stream, late.status) == ("7-1", "cam", "answered")
+    assert pump.counters()["expired"] == 0
+
+
+def test_what_was_stored_is_owed_and_sent_by_the_next_run(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually, tmp_path: Path
+) -> None:
+    broker = ScriptedBroker(up=False)
+    outbox = DurableOutbox(tmp_path, min_free_bytes=0)
+    pump, _ = start_pump(ScriptedLink(broker), outbox=outbox, keep_for_s=60, session=6)
+    for number in range(3):
+        pump.offer(ask(f"6-{number}", score=0.25, first=number / 4))
+    pump.final("6-1")
+    eventually(lambda: outbox.stats().pending == 3)
+    pump.close(timeout_s=1)
+    broker.up = True
+    again = DurableOutbox(tmp_path, min_free_bytes=0)
+    bell = threading.Event()
+    pump = Pump(
+        ScriptedLink(broker), device=device, session=7, contracts={}, outbox=again, bell=bell
+    )
+    owed = pump.owed()
+    pump.start()
+    try:
+        assert [one.id for one in owed] == ["6-0", "6-2"]
+        assert [one.opinion.score for one in owed] == [0.25] * 2
+        assert owed[0].opinion.probs.tolist() == pytest.approx([0.5, 0.3, 0.2])
+        assert owed[0].answer_by_ns - owed[0].asked_at_ns == 60 * 10**9
+        eventually(lambda: len(requests(broker, device)) == 3)
+        found = requests(broker, device)
+        assert [(one.id, one.session) for one in found] == [("6-0", 6), ("6-2", 6), ("6-1", 6)]
+        broker.publish(device.answer, reply_to(found[2]))
+        assert bell.wait(30)
+        assert [answer.id for answer in pump.answers()] == ["6-1"]
+    finally:
+        pump.close(timeout_s=1)
+
+
+def test_a_far_end_that_was_away_for_long_kills_no_ask(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually, collect: Collect
+) -> None:
+    broker = ScriptedBroker()
+    pump, bell = start_pump(
+        ScriptedLink(broker), outbox=MemoryOutbox(max_strikes=2), window=Window(lease_s=0.01)
+    )
+    pump.offer(ask("7-1"))
+    eventually(lambda: len(requests(broker, device)) > 6)
+    pump.check()
+    broker.publish(device.answer, reply_to(requests(broker, device)[0]))
+    assert collect(pump, bell, 1)["7-1"].status == "answered"
 
 
 # ---- Having no room

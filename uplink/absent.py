@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from .asks import Answer, Ask
+from .asks import Answer, Ask, Owed
 
 
 class Absent:
     """Stands in where no broker is configured; implements `asks.Uplink`."""
 
     connected = False
+
+    def owed(self) -> list[Owed]:
+        """Return nothing."""
+        return []
 
     def start(self) -> None:
         """Do nothing."""
@@ -20,6 +24,9 @@ class Absent:
     def answers(self) -> list[Answer]:
         """Return nothing."""
         return []
+
+    def final(self, ask_id: str) -> None:
+        """Do nothing."""
 
     def counters(self) -> dict[str, int]:
         """Return nothing."""

@@ -52,18 +52,33 @@ class Ask(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Answer(Struct, frozen=True, gc=False):
-    """The end of one ask.
+    """The end of one ask, of a sample of ``stream``.
 
     ``probs`` (K,) is a float32 distribution and ``alpha`` (K,) its Dirichlet's parameters,
     where the larger model has evidence; both are None unless ``status`` is "answered".
-    ``detail`` says why it is not.
+    ``detail`` says why it is not. ``asked_at_ns`` is when it was asked, where that is known.
     """
 
     id: str
+    stream: str
     status: Status
     probs: Probs | None = None
     alpha: Probs | None = None
     detail: str | None = None
+    asked_at_ns: int | None = None
+
+
+class Owed(Struct, frozen=True, kw_only=True, gc=False):
+    """An ask of an earlier run whose user still waits for the final outcome.
+
+    The opinion is the edge's as it was sent; times are CLOCK_BOOTTIME of this boot.
+    """
+
+    id: str
+    stream: str
+    opinion: Opinion
+    asked_at_ns: int
+    answer_by_ns: int
 
 
 class Uplink(Protocol):
@@ -77,6 +92,9 @@ class Uplink(Protocol):
     def connected(self) -> bool:
         """Whether the broker has accepted us and the connection stands."""
 
+    def owed(self) -> list[Owed]:
+        """Return what an earlier run has left without a final outcome; before `start`."""
+
     def start(self) -> None:
         """Begin; the network need not be there."""
 
@@ -86,6 +104,9 @@ class Uplink(Protocol):
     def answers(self) -> list[Answer]:
         """What has come since the last call; the bell that was handed in rings for it."""
 
+    def final(self, ask_id: str) -> None:
+        """Note that the sinks have the final outcome of what was offered; it is not owed now."""
+
     def counters(self) -> dict[str, int]:
         """Everything counted since the start, by name."""
 
@@ -93,4 +114,4 @@ class Uplink(Protocol):
         """Raise `UplinkError` if the uplink's thread has died."""
 
     def close(self, *, timeout_s: float) -> None:
-        """Say goodbye to the broker and stop; what is still outstanding is dropped."""
+        """Say goodbye to the broker and stop; what a durable outbox holds, it keeps."""

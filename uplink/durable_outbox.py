@@ -50,8 +50,8 @@ class DurableOutbox:
 
     ``max_bytes`` bounds the files; half of it is for asks that wait, the rest lets what has
     ended be cleared away. ``min_free_bytes`` of the disk stay free for others. An ask that
-    was sent ``max_sends`` times without an end is dead, and laid aside. Where the folder
-    cannot be opened all is refused, and the next group tries again.
+    has ``max_strikes`` (`Shelf`) is dead, and laid aside. Where the folder cannot be opened
+    all is refused, and the next group tries again.
 
     Raises:
         UplinkError: another process owns it.
@@ -65,7 +65,7 @@ class DurableOutbox:
         max_bytes: int = 256 << 20,
         min_free_bytes: int = 16 << 20,
         evict: Evict = "surest",
-        max_sends: int = 64,
+        max_strikes: int = 16,
         clock: Clock = boottime_ns,
         boot: str | None = None,
         wall: Callable[[], int | None] = synchronised_wall_ns,
@@ -79,7 +79,7 @@ class DurableOutbox:
         self._wall = wall
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._shelf: Shelf[Kept] = Shelf(
-            max_count=max_count, max_bytes=max_bytes // 2, evict=evict, max_sends=max_sends
+            max_count=max_count, max_bytes=max_bytes // 2, evict=evict, max_strikes=max_strikes
         )
         self._dead = DeadLetters(folder / DEAD, max_bytes=self._max_record_bytes)
         self._ending: dict[str, tuple[Kept, End]] = {}  # settled, but not yet final
@@ -107,9 +107,9 @@ class DurableOutbox:
         refused += [ask_id for ask_id in evicted if ask_id in new]
         return Placed(refused, [ask_id for ask_id in evicted if ask_id not in new])
 
-    def due(self, limit: int) -> Iterator[Record]:
+    def due(self, limit: int, *, backlog: int | None = None) -> Iterator[Record]:
         """Yield what to send, each read when its turn comes; see `Outbox`."""
-        for ask_id in self._shelf.due(limit):
+        for ask_id in self._shelf.due(limit, backlog=backlog):
             record = self.find(ask_id)
             if record is not None:
                 yield record
@@ -148,6 +148,7 @@ class DurableOutbox:
 
     def settle(self, ends: Mapping[str, End]) -> None:
         """End asks; see `Outbox`. On disk they end when they are final."""
+        self._shelf.heard(ends.values())
         self._end({ask_id: end for ask_id, end in ends.items() if ask_id in self._shelf})
         self._log.write()
 
@@ -158,6 +159,7 @@ class DurableOutbox:
             if kept is not None:
                 if not kept.final:
                     kept.final = True
+                    self._shelf.release(ask_id)
                     self._log.say(kept.number, stored.FINAL)
             elif ask_id in self._ending:
                 kept, end = self._ending.pop(ask_id)
@@ -193,9 +195,13 @@ class DurableOutbox:
         failed, self._failed = self._failed, {}
         return failed
 
-    def requeue(self) -> None:
+    def requeue(self, undelivered: Collection[str] = ()) -> None:
         """Make all pending; see `Outbox`."""
-        self._shelf.requeue()
+        self._shelf.requeue(undelivered)
+
+    def retry(self) -> None:
+        """Make some pending; see `Outbox`."""
+        self._shelf.retry()
 
     def next_ns(self) -> int | None:
         """Return when something lapses or has to be made durable; see `Outbox`."""
@@ -260,7 +266,8 @@ class DurableOutbox:
             kept = recovery.asks[ask_id]
             if kept.deadline_ns is not None:
                 kept.deadline_ns -= lifetime.ahead_ns
-            self._shelf.add(ask_id, kept, sends=recovery.sends.get(ask_id, 0))
+            sends = recovery.sends.get(ask_id, 0)
+            self._shelf.add(ask_id, kept, sends=sends, awaited=not kept.final)
         self._order = recovery.next_order
         self._ahead_ns = lifetime.ahead_ns
         self._counts["recovered"] += len(recovery.asks)
@@ -290,7 +297,9 @@ class DurableOutbox:
         if not payloads or not self._make_room(len(payloads), sum(map(len, payloads.values()))):
             return Placed(list(group), [])
         for ask_id, payload in payloads.items():
-            self._shelf.add(ask_id, _unplaced(group[ask_id], size=len(payload)))
+            record = group[ask_id]
+            awaited = record.answer_by_ns is not None
+            self._shelf.add(ask_id, _unplaced(record, size=len(payload)), awaited=awaited)
         victims = self._shelf.excess()
         for ask_id in victims:
             if payloads.pop(ask_id, None) is not None:  # a newcomer would be the first to go

@@ -8,7 +8,13 @@ subscriptions, and not what it was sending. Whoever owns it starts afresh on `Co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
+
+KEEPALIVE_S = 20
+"""After as long without a word client and broker ask whether the other is there."""
+
+Qos = Literal[0, 1]
+"""At most once, or at least once."""
 
 
 class Token(NamedTuple):
@@ -39,7 +45,10 @@ class Subscribed(NamedTuple):
 
 
 class Delivered(NamedTuple):
-    """The broker has answered for a message that we sent; ``refused`` says why it would not."""
+    """A message is off our hands; ``refused`` says why the broker would not have it.
+
+    At QoS 1 the broker has answered for it; at QoS 0 it has been written, and no more.
+    """
 
     mid: int
     refused: str | None = None
@@ -90,10 +99,15 @@ class Link(Protocol):
         topic: str,
         payload: bytes,
         *,
+        qos: Qos = 1,
         retain: bool = False,
         properties: Properties | None = None,
     ) -> int | None:
-        """Send once, at least, and return what `Delivered` will name; None: not connected."""
+        """Send, and return what `Delivered` will name; None: not connected.
+
+        At QoS 1 `Delivered` comes when the broker has answered for the message; at QoS 0 as
+        soon as it is written, which may be within this call: the event is in the next `poll`.
+        """
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Ask for every message whose topic matches; on this connection only."""

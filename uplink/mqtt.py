@@ -8,12 +8,12 @@ nothing may survive in the library. paho starts no thread here.
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import selectors
 import socket
-import ssl
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from paho.mqtt.client import (
@@ -24,7 +24,7 @@ from paho.mqtt.client import (
     MQTTv5,
     MQTTv311,
 )
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -33,18 +33,23 @@ from ..models.errors import ConfigError
 from .backoff import Backoff
 from .broker_url import Broker, Version
 from .link import (
+    KEEPALIVE_S,
     Connected,
     Delivered,
     Disconnected,
     Event,
     Properties,
+    Qos,
     Received,
     Subscribed,
     Token,
     Will,
 )
 from .packed import Packed
+from .tls import TlsFiles, explain
 from .wire import MAX_REQUEST_BYTES
+
+_log = logging.getLogger(__name__)
 
 _QOS = 1
 _BURST = 64  # packets read before their owner gets to see them
@@ -54,16 +59,19 @@ _MARGIN_BYTES = 64 << 10  # topic and properties beside the longest payload
 
 
 class MqttLink:
-    """A `Link` to one broker.
+    """A `Link` to one broker, or to a cluster whose nodes are tried in turn.
 
     ``client_id`` must be this client's alone, and always the same. ``window`` bounds the
-    messages that the broker has not answered for. A connection attempt blocks `poll` for
-    ``connect_timeout_s`` at most (and for as long as a name look-up takes). MQTT 5 brokers
+    messages that the broker has not answered for, and a broker that takes fewer is heeded.
+    A connection attempt blocks `poll` for ``connect_timeout_s`` at most at each step (and
+    for as long as a name look-up takes); a subscription that is not answered within
+    ``answer_timeout_s`` ends the connection. ``max_packet_bytes`` is what the broker takes,
+    where it is too old to say so itself: of the two limits the lower holds. MQTT 5 brokers
     are told to keep longer messages than ``max_payload_bytes`` to themselves; with 3.1.1
     only the broker's own limit keeps them out of memory.
 
     Raises:
-        ConfigError: the file of certificates cannot be read.
+        ConfigError: the files of TLS are no good, or are given for a URL without TLS.
     """
 
     def __init__(
@@ -72,21 +80,27 @@ class MqttLink:
         *,
         client_id: str,
         password: str | None = None,
-        ca_file: Path | None = None,
-        keepalive_s: int = 20,
+        tls: TlsFiles = TlsFiles(),  # noqa: B008 -- frozen
+        keepalive_s: int = KEEPALIVE_S,
         connect_timeout_s: float = 3.0,
+        answer_timeout_s: float = 5.0,
         window: int = 20,
+        max_packet_bytes: int | None = None,
         max_payload_bytes: int = MAX_REQUEST_BYTES,
         backoff: Backoff | None = None,
     ) -> None:
+        tls.check(tls=broker.tls)
         self._broker = broker
+        self._turn = 0  # of the broker's places
         self._client_id = client_id
         self._password = password
-        self._tls = _tls(ca_file) if broker.tls else None
+        self._tls = tls
         self._keepalive_s = keepalive_s
         self._timeout_s = connect_timeout_s
+        self._answer_timeout_s = answer_timeout_s
         self._window = window
-        self._max_packet_bytes = max_payload_bytes + _MARGIN_BYTES
+        self._max_packet_bytes = max_packet_bytes
+        self._max_receive_bytes = max_payload_bytes + _MARGIN_BYTES
         self._backoff = backoff or Backoff()
         self._will: Will | None = None
         self._client: Client | None = None
@@ -98,7 +112,7 @@ class MqttLink:
         self._shaking = False  # connected, but not accepted yet
         self._sock: Any = None
         self._refusal: str | None = None
-        self._filters: dict[int | None, Sequence[str]] = {}
+        self._filters: dict[int | None, tuple[Sequence[str], float]] = {}  # and until when
         self._unacked: set[int] = set()
         self._events: list[Event] = []
         self._selector = selectors.DefaultSelector()
@@ -117,6 +131,9 @@ class MqttLink:
         now_s = time.monotonic()
         if now_s >= self._next_s:
             self._overdue()
+        elif now_s >= self._answer_s():
+            self._refusal = "the broker does not answer a subscription"
+            self._hang_up()
         patience_s = 0.0 if self._events or self._buffered() else min(timeout_s, self._wait_s())
         self._flow(max(0.0, patience_s))
         if self._client is not None:
@@ -129,27 +146,29 @@ class MqttLink:
         topic: str,
         payload: bytes,
         *,
+        qos: Qos = 1,
         retain: bool = False,
         properties: Properties | None = None,
     ) -> int | None:
-        """Publish at QoS 1; see `Link`."""
+        """Publish; see `Link`."""
         client = self._client
         if client is None or self._since_s is None:
             return None
         beside = None
         if properties is not None and self._version == "5":
             beside = Packed(properties)
-        info = client.publish(topic, payload, qos=_QOS, retain=retain, properties=beside)
+        info = client.publish(topic, payload, qos=qos, retain=retain, properties=beside)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return None
-        self._unacked.add(info.mid)
+        if qos == _QOS:
+            self._unacked.add(info.mid)
         return info.mid
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Subscribe at QoS 1; see `Link`."""
         if self._client is not None:
             _, mid = self._client.subscribe([(one, _QOS) for one in filters])
-            self._filters[mid] = filters
+            self._filters[mid] = (filters, time.monotonic() + self._answer_timeout_s)
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Unsubscribe; see `Link`."""
@@ -170,7 +189,7 @@ class MqttLink:
         """Flush, disconnect and free; see `Link`."""
         until_s = time.monotonic() + timeout_s
         self._next_s = float("inf")
-        while self._since_s is not None and self._unacked and time.monotonic() < until_s:
+        while self._owing() and time.monotonic() < until_s:
             self._flow(0.05)
         self._hang_up()
         self._selector.close()
@@ -178,8 +197,19 @@ class MqttLink:
         self._mouth.close()
 
     def _wait_s(self) -> float:
-        """Return how long nothing can be due: an attempt, or paho's own time-keeping."""
-        return min(self._next_s - time.monotonic(), self._keepalive_s / 4)
+        """Return how long nothing can be due: an attempt, an answer, paho's time-keeping."""
+        return min(min(self._next_s, self._answer_s()) - time.monotonic(), self._keepalive_s / 4)
+
+    def _answer_s(self) -> float:
+        """Return until when the oldest subscription has to be answered."""
+        return next((until_s for _, until_s in self._filters.values()), float("inf"))
+
+    def _owing(self) -> bool:
+        """Return whether something is still to be written, or to be answered for."""
+        client = self._client
+        if client is None or self._since_s is None:
+            return False
+        return client.want_write() or bool(self._unacked)
 
     def _flow(self, timeout_s: float) -> None:
         """Wait for the socket and for `wake`, and do what they ask for."""
@@ -210,8 +240,13 @@ class MqttLink:
         return any(key.fileobj is self._sock and mask & selectors.EVENT_READ for key, mask in ready)
 
     def _buffered(self) -> bool:
-        """Return whether TLS holds decrypted bytes, which no selector can see."""
-        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+        """Return whether TLS holds decrypted bytes, which no selector can see.
+
+        paho's WebSocket, whose own buffer holds nothing but the part of a frame that was
+        handed on already, says this of the TLS beneath it.
+        """
+        pending = getattr(self._sock, "pending", None)
+        return pending is not None and pending() > 0
 
     def _overdue(self) -> None:
         if self._client is None:
@@ -225,23 +260,32 @@ class MqttLink:
         self._refusal = None
         self._shaking = False
         self._next_s = float("inf")
-        client = self._client = self._new_client()
-        properties = None
-        if self._version == "5":
-            properties = PahoProperties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.MaximumPacketSize = self._max_packet_bytes
-        broker = self._broker
+        places = self._broker.places
+        place = places[self._turn % len(places)]
+        self._turn += 1
+        _log.debug("connecting to %s", place)
         try:
-            client.connect(broker.host, broker.port, self._keepalive_s, properties=properties)
+            client = self._client = self._new_client()
+            client.connect(*place, self._keepalive_s, properties=self._greeting())
+        except ConfigError as error:
+            self._lost(str(error))
         except (OSError, ValueError) as error:  # ValueError: a name that no host can have
-            self._lost(f"cannot connect: {error}")
-        if self._client is client:
+            self._lost(f"cannot connect: {explain(str(error))}")
+        if self._client is not None:
             self._next_s = time.monotonic() + self._timeout_s
+
+    def _greeting(self) -> PahoProperties | None:
+        if self._version != "5":
+            return None
+        properties = PahoProperties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = self._max_receive_bytes
+        return properties
 
     def _new_client(self) -> Client:
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
+            transport="tcp" if self._broker.path is None else "websockets",
             protocol=MQTTv5 if self._version == "5" else MQTTv311,
             reconnect_on_failure=False,
             manual_ack=True,
@@ -250,8 +294,10 @@ class MqttLink:
         client.max_inflight_messages = self._window
         if self._broker.username is not None:
             client.username_pw_set(self._broker.username, self._password)
-        if self._tls is not None:
-            client.tls_set_context(self._tls)
+        if self._broker.path is not None:
+            client.ws_set_options(self._broker.path)
+        if self._broker.tls:
+            client.tls_set_context(self._tls.context())
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, qos=_QOS, retain=True)
         client.on_socket_open = self._on_socket_open
@@ -261,6 +307,7 @@ class MqttLink:
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
+        client.on_log = self._on_log
         return client
 
     def _hang_up(self) -> None:
@@ -301,9 +348,11 @@ class MqttLink:
     # What paho calls, from within the methods above.
 
     def _on_socket_open(self, client: Client, userdata: object, sock: Any) -> None:  # noqa: ANN401, ARG002
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # a silent cut is noticed by unanswered bytes
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1500 * self._keepalive_s)
+        with socket.socket(fileno=os.dup(sock.fileno())) as same:  # whatever is wrapped around it
+            same.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # a silent cut is noticed by unanswered bytes
+                patience_ms = 1500 * self._keepalive_s
+                same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
         self._sock = sock
         self._selector.register(sock, selectors.EVENT_READ)
         self._shaking = True
@@ -315,7 +364,7 @@ class MqttLink:
 
     def _on_connect(
         self,
-        client: Client,  # noqa: ARG002
+        client: Client,
         userdata: object,  # noqa: ARG002
         flags: ConnectFlags,  # noqa: ARG002
         reason: ReasonCode,
@@ -331,10 +380,18 @@ class MqttLink:
         self._hangups_left = _DOUBT
         self._since_s = time.monotonic()
         self._next_s = float("inf")
-        # paho cannot be told now; a broker that is kept to less hangs up once, no more
-        self._window = min(self._window, getattr(properties, "ReceiveMaximum", self._window))
-        limit = getattr(properties, "MaximumPacketSize", None)
-        self._events.append(Connected(self._version, limit))
+        client.on_log = None  # it would cost time for every message
+        window = min(self._window, getattr(properties, "ReceiveMaximum", self._window))
+        client._max_inflight_messages = window  # noqa: SLF001 -- its setter is for the unconnected
+        told = getattr(properties, "MaximumPacketSize", None)
+        limits = [limit for limit in (told, self._max_packet_bytes) if limit is not None]
+        self._events.append(Connected(self._version, min(limits, default=None)))
+
+    def _on_log(self, client: Client, userdata: object, level: int, text: str) -> None:  # noqa: ARG002
+        """Keep why a handshake failed: paho tells nobody else."""
+        if level == LogLevel.MQTT_LOG_ERR and self._refusal is None:
+            self._refusal = explain(text)
+            self._shaking = "alert" not in text  # refused for its certificate, not its protocol
 
     def _on_disconnect(
         self,
@@ -368,7 +425,8 @@ class MqttLink:
         reasons: list[ReasonCode],
         properties: PahoProperties | None,  # noqa: ARG002
     ) -> None:
-        pairs = zip(self._filters.pop(mid, ()), reasons, strict=False)
+        filters, _ = self._filters.pop(mid, ((), 0.0))
+        pairs = zip(filters, reasons, strict=False)
         self._events.append(Subscribed(tuple(one for one, why in pairs if why.is_failure)))
 
     def _on_message(self, client: Client, userdata: object, message: MQTTMessage) -> None:  # noqa: ARG002
@@ -378,10 +436,3 @@ class MqttLink:
             topic = "(no UTF-8)"
         token = Token(self._connection, message.mid) if message.qos else None
         self._events.append(Received(topic, bytes(message.payload), message.retain, token))
-
-
-def _tls(ca_file: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise ConfigError(f"no certificates: {error}", where=str(ca_file)) from error

@@ -67,8 +67,12 @@ class Outbox(Protocol):
     def put(self, records: Sequence[Record]) -> Placed:
         """Store a group in one commit; an id that is already stored is left as it is."""
 
-    def due(self, limit: int) -> Iterable[Record]:
-        """Give up to ``limit`` pending records in the order of sending."""
+    def due(self, limit: int, *, backlog: int | None = None) -> Iterable[Record]:
+        """Give up to ``limit`` pending records in the order of sending.
+
+        Those whose users wait for the final outcome come first; of the others no more than
+        ``backlog`` are given or in flight.
+        """
 
     def sent(self, ask_id: str, *, lease_until_ns: int) -> None:
         """Note that a record is in flight, to be sent again if no answer comes in time."""
@@ -83,7 +87,10 @@ class Outbox(Protocol):
         """End asks, in one commit; ids that are not stored are passed over."""
 
     def final(self, ask_ids: Collection[str]) -> None:
-        """Note that the users of these asks have their final outcome, whatever it was."""
+        """Note that the users of these asks have their final outcome, whatever it was.
+
+        From then on they are the backlog: sent after those whose users wait.
+        """
 
     def recovered(self) -> Iterable[Record]:
         """Give the asks of an earlier run whose users still wait for the final outcome."""
@@ -97,8 +104,14 @@ class Outbox(Protocol):
     def failures(self) -> Mapping[str, End]:
         """Return what ended by itself since the last call: dead or lost."""
 
-    def requeue(self) -> None:
-        """Make all that is in flight pending again: the connection was lost."""
+    def requeue(self, undelivered: Collection[str] = ()) -> None:
+        """Make all that is in flight pending again: the connection was lost.
+
+        ``undelivered`` are those that the broker had not acknowledged.
+        """
+
+    def retry(self) -> None:
+        """Make pending what is in flight not for the first time: the far end is back."""
 
     def next_ns(self) -> int | None:
         """Return when `expire` has something to do next: a deadline, the end of a lease."""
@@ -117,7 +130,7 @@ class MemoryOutbox:
     """An `Outbox` that forgets everything with the process.
 
     When full it gives up the asks of which the edge is surest, or the oldest; a newcomer
-    may itself be the one. One that was sent ``max_sends`` times without an end is dead.
+    may itself be the one. One that has ``max_strikes`` (`Shelf`) is dead.
     """
 
     def __init__(
@@ -126,11 +139,11 @@ class MemoryOutbox:
         max_count: int = 4096,
         max_bytes: int = 64 << 20,
         evict: Evict = "surest",
-        max_sends: int = 64,
+        max_strikes: int = 16,
     ) -> None:
         self._max_bytes = max_bytes
         self._shelf: Shelf[Record] = Shelf(
-            max_count=max_count, max_bytes=max_bytes, evict=evict, max_sends=max_sends
+            max_count=max_count, max_bytes=max_bytes, evict=evict, max_strikes=max_strikes
         )
 
     def put(self, records: Sequence[Record]) -> Placed:
@@ -141,7 +154,7 @@ class MemoryOutbox:
             if record.size_bytes > self._max_bytes:
                 gone.append(record.id)
             else:
-                self._shelf.add(record.id, record)
+                self._shelf.add(record.id, record, awaited=record.answer_by_ns is not None)
         excess = self._shelf.excess()
         for ask_id in excess:
             self._shelf.remove(ask_id)
@@ -151,9 +164,9 @@ class MemoryOutbox:
             evicted=[ask_id for ask_id in gone if ask_id not in new],
         )
 
-    def due(self, limit: int) -> list[Record]:
+    def due(self, limit: int, *, backlog: int | None = None) -> list[Record]:
         """Return what to send; see `Outbox`."""
-        return [self._shelf[ask_id] for ask_id in self._shelf.due(limit)]
+        return [self._shelf[ask_id] for ask_id in self._shelf.due(limit, backlog=backlog)]
 
     def sent(self, ask_id: str, *, lease_until_ns: int) -> None:
         """Note a sending; see `Outbox`."""
@@ -169,12 +182,15 @@ class MemoryOutbox:
 
     def settle(self, ends: Mapping[str, End]) -> None:
         """End asks; see `Outbox`."""
+        self._shelf.heard(ends.values())
         for ask_id in ends:
             if ask_id in self._shelf:
                 self._shelf.remove(ask_id)
 
     def final(self, ask_ids: Collection[str]) -> None:
-        """Do nothing: no other run will ask; see `Outbox`."""
+        """Put them behind the others; see `Outbox`."""
+        for ask_id in ask_ids:
+            self._shelf.release(ask_id)
 
     def recovered(self) -> tuple[()]:
         """Return nothing; see `Outbox`."""
@@ -193,9 +209,13 @@ class MemoryOutbox:
         self.settle(dead)
         return dead
 
-    def requeue(self) -> None:
+    def requeue(self, undelivered: Collection[str] = ()) -> None:
         """Make all pending; see `Outbox`."""
-        self._shelf.requeue()
+        self._shelf.requeue(undelivered)
+
+    def retry(self) -> None:
+        """Make some pending; see `Outbox`."""
+        self._shelf.retry()
 
     def next_ns(self) -> int | None:
         """Return when something lapses; see `Outbox`."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from ..models.errors import UplinkError, WireError
+from ..models.records import Opinion
 from ..telemetry.clock import Clock, boottime_ns
 from . import wire
-from .asks import Answer, Ask, Contract
+from .asks import Answer, Ask, Contract, Owed
 from .link import (
     Connected,
     Delivered,
@@ -35,26 +37,31 @@ from .tally import Tally
 from .topics import Device
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _REMEMBERED = 4096  # ids that have ended, to tell a late answer from a forged one
 _IDLE_S = 1.0
+_LONGEST_LEASE = 8  # times the first one
 _MARGIN_BYTES = 512  # of a packet, for the topic and the properties
 _COUNTERS = (
     *("connects", "disconnects", "births", "queue_full", "not_stored", "evicted", "expired"),
     *("sent", "resent", "delivered", "bytes_up", "bytes_down", "answered", "refused"),
     *("late", "duplicate", "malformed", "forged", "oversized", "stray", "undelivered"),
+    *("dead", "lost"),
 )
 
 
 class Window(Struct, frozen=True, kw_only=True):
     """How much may be under way at once, and for how long before it is sent again.
 
-    ``unanswered`` asks wait for their answer, ``unacked`` messages of ``unacked_bytes`` in
-    all for the broker's acknowledgement: on a thin link the bytes keep the time that a
-    message claims to have left near the truth.
+    ``unanswered`` asks wait for their answer, ``backlog`` of which nobody waits for;
+    ``unacked`` messages of ``unacked_bytes`` in all for the broker's acknowledgement: on a
+    thin link the bytes keep the time that a message claims to have left near the truth. The
+    lease of an ask doubles with every sending, to eight times its length.
     """
 
     unanswered: int = 64
+    backlog: int = 32
     unacked: int = 20
     unacked_bytes: int = 256 << 10
     lease_s: float = 10.0
@@ -65,7 +72,8 @@ class Pump:
 
     ``contracts`` says by stream what its answers must fit. ``bell`` is set whenever there
     are answers, and when the thread has died. ``queue`` bounds the offers that the thread
-    has not yet taken; the answers not yet fetched are bounded by what was offered.
+    has not yet taken; the answers not yet fetched are bounded by what was offered. An ask is
+    kept for delivery for ``keep_for_s`` though its user waits no more; None: it is not.
     """
 
     def __init__(
@@ -78,6 +86,7 @@ class Pump:
         outbox: Outbox,
         bell: threading.Event,
         clock: Clock = boottime_ns,
+        keep_for_s: float | None = None,
         queue: int = 256,
         window: Window = Window(),  # noqa: B008 -- frozen
     ) -> None:
@@ -88,15 +97,18 @@ class Pump:
         self._outbox = outbox
         self._bell = bell
         self._clock = clock
+        self._keep_for_ns = 0 if keep_for_s is None else int(keep_for_s * 1e9)
         self._queue = queue
         self._window = window
         self._presence = Presence(device, session=session)
         self._offers: deque[Ask] = deque()
         self._answers: deque[Answer] = deque()
+        self._finals: deque[str] = deque()
         self._woken = False
         self._connected = False
         self._max_packet_bytes: int | None = None
-        self._unacked: dict[int, int] = {}
+        self._unacked: dict[int, tuple[str, int]] = {}
+        self._heard_ns = 0
         self._ends: dict[str, End] = {}
         self._sent: set[str] = set()
         self._ended: OrderedDict[str, Literal["late", "duplicate"]] = OrderedDict()
@@ -116,6 +128,10 @@ class Pump:
         """Why there is no connection, as far as is known."""
         return self._trouble
 
+    def owed(self) -> list[Owed]:
+        """Return what is owed since an earlier run, oldest first."""
+        return [one for one in map(_owed, self._outbox.recovered()) if one is not None]
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -126,10 +142,13 @@ class Pump:
             self._tally.add("queue_full")
             return False
         self._offers.append(ask)
+        self._wake()
+        return True
+
+    def _wake(self) -> None:
         if not self._woken:
             self._woken = True
             self._link.wake()
-        return True
 
     def answers(self) -> list[Answer]:
         """Fetch what has come."""
@@ -137,6 +156,11 @@ class Pump:
         while self._answers:
             answers.append(self._answers.popleft())
         return answers
+
+    def final(self, ask_id: str) -> None:
+        """Note a final outcome; it is on disk a moment later."""
+        self._finals.append(ask_id)
+        self._wake()
 
     def counters(self) -> dict[str, int]:
         """Copy the counters; bytes are those of topics and payloads."""
@@ -165,6 +189,7 @@ class Pump:
             self._link.open(self._presence.will)
             while self._closing_s is None:
                 self._turn()
+            self._store()
             if self._connected:
                 self._presence.part(self._link)
             self._link.close(timeout_s=self._closing_s)
@@ -188,6 +213,7 @@ class Pump:
         self._store()
         self._expire()
         self._send()
+        self._fail()
         self._ring()
         if self._connected and self._presence.insist(self._link):
             self._tally.add("births")
@@ -232,8 +258,8 @@ class Pump:
 
     def _disconnect(self, event: Disconnected) -> None:
         self._connected = False
+        self._outbox.requeue([ask_id for ask_id, _ in self._unacked.values()])
         self._unacked.clear()
-        self._outbox.requeue()
         if event.stood:
             self._tally.add("disconnects")
             _log.info("disconnected: %s", event.reason)
@@ -268,6 +294,14 @@ class Pump:
             self._tally.drop("forged", error)
             return
         self._end(answer, "answered" if answer.status == "answered" else "refused")
+        self._hear()
+
+    def _hear(self) -> None:
+        """Send again what a far end has missed that was away and is there again."""
+        now_ns = self._clock()
+        if now_ns - self._heard_ns > self._window.lease_s * 1e9:
+            self._outbox.retry()
+        self._heard_ns = now_ns
 
     def _end(self, answer: Answer, end: End) -> None:
         """Note how an ask ended; the outbox hears of it with the others of this turn."""
@@ -288,29 +322,36 @@ class Pump:
             self._ends.clear()
 
     def _store(self) -> None:
-        """Take what was offered into the outbox, in one commit."""
+        """Take what was offered into the outbox, in one commit; then what has become final."""
         self._woken = False
+        finals = _taken(self._finals)  # first: what they are about was offered before
         records = []
-        for ask in self._taken():
+        for ask in _taken(self._offers):
             try:
                 records.append(self._record(ask))
             except WireError as error:
                 self._tally.drop("refused", error)
-                self._answers.append(Answer(ask.id, "refused", detail=str(error)))
-        if not records:
-            return
+                self._answers.append(Answer(ask.id, ask.stream, "refused", detail=str(error)))
+        if records:
+            self._put(records)
+        if finals:
+            self._outbox.final(finals)
+
+    def _put(self, records: Sequence[Record]) -> None:
+        streams = {record.id: record.stream for record in records}
         placed = self._outbox.put(records)
         for ask_id in placed.refused:
             self._tally.add("not_stored")
-            self._answers.append(Answer(ask_id, "not_stored", detail="the outbox is full"))
+            detail = "the outbox is full, or its disk"
+            self._answers.append(Answer(ask_id, streams[ask_id], "not_stored", detail=detail))
         for ask_id in placed.evicted:
-            self._tally.add("evicted")
-            self._remember(ask_id, "late")
-            self._answers.append(Answer(ask_id, "evicted", detail="the outbox was full"))
+            self._lapse(ask_id, "evicted", detail="the outbox was full")
 
-    def _taken(self) -> list[Ask]:
-        offers = self._offers
-        return [offers.popleft() for _ in range(len(offers))]
+    def _lapse(self, ask_id: str, end: Literal["evicted", "dead", "lost"], *, detail: str) -> None:
+        """Tell the loop that an ask has ended without an answer."""
+        self._tally.add(end)
+        self._remember(ask_id, "late")
+        self._answers.append(Answer(ask_id, "", end, detail=detail))
 
     def _record(self, ask: Ask) -> Record:
         contract = self._contracts.get(ask.stream)
@@ -338,8 +379,23 @@ class Pump:
             stream=ask.stream,
             classes=contract.classes,
             score=ask.opinion.score,
-            deadline_ns=ask.deadline_ns,
+            deadline_ns=self._keep_until(ask),
+            answer_by_ns=ask.deadline_ns,
+            asked_at_ns=ask.asked_at_ns,
         )
+
+    def _keep_until(self, ask: Ask) -> int | None:
+        if not self._keep_for_ns:
+            return ask.deadline_ns
+        return max(ask.asked_at_ns + self._keep_for_ns, ask.deadline_ns or 0)
+
+    def _fail(self) -> None:
+        """Tell the loop what has ended by itself."""
+        for ask_id, end in self._outbox.failures().items():
+            if end == "dead":
+                self._lapse(ask_id, "dead", detail="sent too often without an answer")
+            else:
+                self._lapse(ask_id, "lost", detail="the disk does not give it back")
 
     def _expire(self) -> None:
         for ask_id in self._outbox.expire(now_ns=self._clock()):
@@ -356,8 +412,8 @@ class Pump:
         if not self._connected or room <= 0:
             return
         now_ns = self._clock()
-        under_way = sum(self._unacked.values())
-        for record in self._outbox.due(room):
+        under_way = sum(size for _, size in self._unacked.values())
+        for record in self._outbox.due(room, backlog=window.backlog):
             payload = wire.encode(_timed(record, now_ns))
             if under_way and under_way + len(payload) > window.unacked_bytes:
                 break
@@ -371,13 +427,14 @@ class Pump:
         limit = self._max_packet_bytes
         if limit is not None and len(payload) + _MARGIN_BYTES > limit:
             detail = f"{len(payload)} bytes; the broker takes packets of {limit}"
-            self._end(Answer(record.id, "refused", detail=detail), "refused")
+            self._end(Answer(record.id, record.stream, "refused", detail=detail), "refused")
             return True
         mid = self._link.send(topic, payload, properties=self._beside(record, now_ns))
         if mid is None:
             return False
-        self._unacked[mid] = len(payload)
-        self._outbox.sent(record.id, lease_until_ns=now_ns + int(self._window.lease_s * 1e9))
+        self._unacked[mid] = (record.id, len(payload))
+        lease_s = self._window.lease_s * min(_LONGEST_LEASE, 2 ** self._outbox.sends(record.id))
+        self._outbox.sent(record.id, lease_until_ns=now_ns + int(lease_s * 1e9))
         self._tally.add("resent" if record.id in self._sent else "sent")
         self._tally.add("bytes_up", len(topic) + len(payload))
         self._sent.add(record.id)
@@ -411,9 +468,29 @@ def _answer(reply: wire.Reply, record: Record) -> Answer:
     if reply.contract != asked.contract or reply.session != asked.session:
         raise WireError("of another model or session", where=reply.id)
     if reply.status == "error":
-        return Answer(reply.id, "refused", detail=reply.detail)
+        return Answer(reply.id, record.stream, "refused", detail=reply.detail)
     probs = wire.distribution(reply.probs, classes=record.classes)
     alpha = None
     if reply.alpha is not None:
         alpha = wire.concentration(reply.alpha, classes=record.classes)
-    return Answer(reply.id, "answered", probs, alpha)
+    return Answer(reply.id, record.stream, "answered", probs, alpha, asked_at_ns=record.asked_at_ns)
+
+
+def _owed(record: Record) -> Owed | None:
+    """Return what is owed for a record; None where nobody waits for it."""
+    told = record.request.opinion
+    if record.answer_by_ns is None or told is None:
+        return None
+    probs = np.frombuffer(told.probs, "<f4")
+    return Owed(
+        id=record.id,
+        stream=record.stream,
+        opinion=Opinion(probs, told.score, told.score_name, vacuity=told.vacuity),
+        asked_at_ns=record.asked_at_ns,
+        answer_by_ns=record.answer_by_ns,
+    )
+
+
+def _taken(queue: deque[T]) -> list[T]:
+    """Take what is in a queue now."""
+    return [queue.popleft() for _ in range(len(queue))]

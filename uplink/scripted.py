@@ -22,6 +22,7 @@ from .link import (
     Disconnected,
     Event,
     Properties,
+    Qos,
     Received,
     Subscribed,
     Token,
@@ -155,6 +156,7 @@ class ScriptedLink:
         topic: str,
         payload: bytes,
         *,
+        qos: Qos = 1,  # noqa: ARG002 -- nothing is lost on the way in
         retain: bool = False,
         properties: Properties | None = None,  # noqa: ARG002 -- the protocol's signature
     ) -> int | None:

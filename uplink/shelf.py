@@ -13,7 +13,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 Evict = Literal["surest", "oldest"]
 _Entry = TypeVar("_Entry", tuple[int, str], tuple[float, int, str])
-_SUSPECT = 4  # sendings after which a lost connection may be this ask's doing
+_SUSPECT = 4  # strikes after which a lost connection may be this ask's doing
 
 
 class Shelved(Protocol):
@@ -42,20 +42,26 @@ T = TypeVar("T", bound=Shelved)
 class Shelf(Generic[T]):
     """The asks that wait or are in flight, within ``max_count`` and ``max_bytes``.
 
-    Beyond a cap those of which the edge is surest have to go, or the oldest. One that was
-    sent ``max_sends`` times without an end is worn out.
+    Those whose user still waits are sent before all others, the backlog. Beyond a cap those
+    of which the edge is surest have to go, or the oldest. An ask gets a strike when its lease
+    lapses while others are answered, or when the connection is lost before the broker has
+    it; that the far end is away is no strike. After ``max_strikes`` it is worn out.
     """
 
     def __init__(
-        self, *, max_count: int, max_bytes: int, evict: Evict = "surest", max_sends: int = 64
+        self, *, max_count: int, max_bytes: int, evict: Evict = "surest", max_strikes: int = 16
     ) -> None:
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._evict = evict
-        self._max_sends = max_sends
+        self._max_strikes = max_strikes
         self._items: dict[str, T] = {}
         self._pending: dict[str, None] = {}  # in the order of sending
-        self._leases: dict[str, int] = {}
+        self._backlog: dict[str, None] = {}  # nobody waits for these, or no more
+        self._unawaited: set[str] = set()  # ids of the backlog, in flight or not
+        self._leases: dict[str, tuple[int, int]] = {}  # until when; what was heard before
+        self._strikes: dict[str, int] = {}
+        self._heard = 0
         self._sends: dict[str, int] = {}
         self._worn: list[str] = []
         self._deadlines: list[tuple[int, str]] = []  # heaps; what has gone is passed over
@@ -81,10 +87,12 @@ class Shelf(Generic[T]):
         """Return all, in the order in which they were added."""
         return iter(self._items.items())
 
-    def add(self, ask_id: str, item: T, *, sends: int = 0) -> None:
+    def add(self, ask_id: str, item: T, *, sends: int = 0, awaited: bool = True) -> None:
         """Put an ask at the end of those that wait."""
         self._items[ask_id] = item
-        self._pending[ask_id] = None
+        if not awaited:
+            self._unawaited.add(ask_id)
+        self._line(ask_id)[ask_id] = None
         self._bytes += item.size_bytes
         if sends:
             self._sends[ask_id] = sends
@@ -98,10 +106,10 @@ class Shelf(Generic[T]):
         """Take an ask away and return what was kept of it."""
         item = self._items.pop(ask_id)
         self._bytes -= item.size_bytes
-        self._pending.pop(ask_id, None)
-        self._leases.pop(ask_id, None)
-        self._sends.pop(ask_id, None)
-        self._doomed.pop(ask_id, None)
+        self._line(ask_id).pop(ask_id, None)
+        self._unawaited.discard(ask_id)
+        for known in (self._leases, self._sends, self._strikes, self._doomed):
+            known.pop(ask_id, None)
         most = 2 * len(self._items) + 64
         if len(self._deadlines) > most:
             self._deadlines = _living(self._deadlines, self._items)
@@ -143,14 +151,35 @@ class Shelf(Generic[T]):
                 self._doomed[entry[2]] = entry
                 yield entry[2]
 
-    def due(self, limit: int) -> list[str]:
-        """Return the first ``limit`` that wait, in the order of sending."""
-        return list(itertools.islice(self._pending, limit))
+    def due(self, limit: int, *, backlog: int | None = None) -> list[str]:
+        """Return the first ``limit`` that wait, in the order of sending.
+
+        Of asks that nobody waits for, no more than ``backlog`` are returned or in flight.
+        """
+        found = list(itertools.islice(self._pending, limit))
+        room = limit - len(found)
+        if not (self._backlog and room):
+            return found
+        if backlog is not None:
+            room = min(room, backlog - sum(one in self._unawaited for one in self._leases))
+        return found + list(itertools.islice(self._backlog, max(0, room)))
 
     def defer(self, ask_id: str) -> None:
         """Make a waiting ask the last in the order of sending."""
-        if self._pending.pop(ask_id, self) is None:
-            self._pending[ask_id] = None
+        line = self._line(ask_id)
+        if line.pop(ask_id, self) is None:
+            line[ask_id] = None
+
+    def release(self, ask_id: str) -> None:
+        """Note that nobody waits for an ask any more: the others come first."""
+        if ask_id in self._items and ask_id not in self._unawaited:
+            waits = self._pending.pop(ask_id, self) is None
+            self._unawaited.add(ask_id)
+            if waits:
+                self._backlog[ask_id] = None
+
+    def _line(self, ask_id: str) -> dict[str, None]:
+        return self._backlog if ask_id in self._unawaited else self._pending
 
     def sends(self, ask_id: str) -> int:
         """Return how often an ask was sent."""
@@ -159,19 +188,29 @@ class Shelf(Generic[T]):
     def sent(self, ask_id: str, *, lease_until_ns: int) -> None:
         """Note that an ask is in flight, until its lease lapses."""
         if ask_id in self._items:
-            self._pending.pop(ask_id, None)
-            self._leases[ask_id] = lease_until_ns
+            self._line(ask_id).pop(ask_id, None)
+            self._leases[ask_id] = (lease_until_ns, self._heard)
             self._sends[ask_id] = self.sends(ask_id) + 1
 
-    def requeue(self) -> None:
+    def heard(self, ends: Iterable[str]) -> None:
+        """Note how asks ended: if the far end has answered one, it lives."""
+        self._heard += any(end in {"answered", "refused"} for end in ends)
+
+    def requeue(self, undelivered: Collection[str] = ()) -> None:
         """Let all that is in flight wait again: the connection was lost.
 
-        They come first, but for those that have been there often: one of them may be what
-        ended the connection, and shall not keep the others from their turn.
+        They come first, but for those that were ``undelivered`` often: one of them may be
+        what ended the connection, and shall not keep the others from their turn.
         """
-        self._to_front(list(self._leases))
-        for ask_id in [one for one, sends in self._sends.items() if sends >= _SUSPECT]:
+        self._to_front(
+            list(self._leases), struck=[one for one in undelivered if one in self._leases]
+        )
+        for ask_id in [one for one, strikes in self._strikes.items() if strikes >= _SUSPECT]:
             self.defer(ask_id)
+
+    def retry(self) -> None:
+        """Let what is in flight not for the first time wait again: the far end is back."""
+        self._to_front([one for one in self._leases if self._sends[one] > 1], struck=[])
 
     def lapse(self, now_ns: int) -> list[str]:
         """Return those whose deadline has passed; lapsed leases put asks first in line."""
@@ -181,7 +220,12 @@ class Shelf(Generic[T]):
             item = self._items.get(ask_id)
             if item is not None and item.deadline_ns == at_ns:
                 late[ask_id] = None
-        self._to_front([one for one, until_ns in self._leases.items() if until_ns <= now_ns])
+        lapsed = {
+            one: heard for one, (until_ns, heard) in self._leases.items() if until_ns <= now_ns
+        }
+        self._to_front(
+            list(lapsed), struck=[one for one, heard in lapsed.items() if heard < self._heard]
+        )
         return list(late)
 
     def worn(self) -> list[str]:
@@ -193,22 +237,29 @@ class Shelf(Generic[T]):
         """Return the nearest deadline or end of a lease."""
         while self._deadlines and self._deadlines[0][1] not in self._items:
             heapq.heappop(self._deadlines)
-        times = [*self._leases.values(), *(at_ns for at_ns, _ in self._deadlines[:1])]
+        times = [until_ns for until_ns, _ in self._leases.values()]
+        times += [at_ns for at_ns, _ in self._deadlines[:1]]
         return min(times, default=None)
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many wait, how many are in flight, and the bytes of all."""
-        return len(self._pending), len(self._leases), self._bytes
+        return len(self._pending) + len(self._backlog), len(self._leases), self._bytes
 
-    def _to_front(self, ask_ids: list[str]) -> None:
-        if not ask_ids:
-            return
+    def _to_front(self, ask_ids: list[str], *, struck: list[str]) -> None:
+        """Let asks in flight wait again, before the others of their line; some are worn out."""
+        for ask_id in struck:
+            self._strikes[ask_id] = self._strikes.get(ask_id, 0) + 1
+        worn = {one for one in struck if self._strikes[one] >= self._max_strikes}
+        self._worn += worn
         for ask_id in ask_ids:
             del self._leases[ask_id]
-        fit = [one for one in ask_ids if self.sends(one) < self._max_sends]
-        if len(fit) < len(ask_ids):
-            self._worn += [one for one in ask_ids if self.sends(one) >= self._max_sends]
-        self._pending = dict.fromkeys([*fit, *self._pending])
+        fit = [one for one in ask_ids if one not in worn]
+        awaited = [one for one in fit if one not in self._unawaited]
+        if awaited:
+            self._pending = dict.fromkeys([*awaited, *self._pending])
+        if len(awaited) < len(fit):
+            rest = [one for one in fit if one in self._unawaited]
+            self._backlog = dict.fromkeys([*rest, *self._backlog])
 
 
 def _living(heap: list[_Entry], ids: Collection[str]) -> list[_Entry]:
