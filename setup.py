@@ -9,9 +9,13 @@ ROOMS = ("models", "telemetry", "uplink", "runtime")
 
 ONNX = ["onnxruntime>=1.20"]
 DEMO = [*ONNX, "amqtt>=0.11.3"]
+ZSTD = ["zstandard>=0.23"]
+JPEG = ["pillow>=11"]
 TRAIN = [*ONNX, "onnx>=1.17", "scikit-learn>=1.4", "tomli-w>=1.0", "torch>=2.4"]
 DEV = [
     *DEMO,
+    *ZSTD,
+    *JPEG,
     *TRAIN,
     "build>=1.2",
     "setuptools>=77",
@@ -62,6 +66,8 @@ setup(
         "tflite": ["ai-edge-litert>=2.0"],
         "tensorrt": ["pycuda>=2024.1", "tensorrt>=10,<11"],
         "video": ["av>=14"],
+        "zstd": ZSTD,
+        "jpeg": JPEG,
         "train": TRAIN,
         "bench": ONNX,
         "demo": DEMO,

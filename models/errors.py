@@ -7,6 +7,7 @@
     ├── DataError             a data set, a sample or a source
     ├── BundleError           a bundle that cannot be read or trusted
     ├── ModelError            a model that cannot be opened or run
+    │   └── ModelAwayError    a model whose server is not there for now
     ├── MissingExtraError     an optional library that is not installed
     └── UplinkError           the link, the broker or the far end
         └── WireError         bytes that are no valid message
@@ -43,6 +44,10 @@ class BundleError(HedgeError):
 
 class ModelError(HedgeError):
     """A model cannot be opened, or failed on its input."""
+
+
+class ModelAwayError(ModelError):
+    """The server that runs a model is not there for now; what it was asked can be asked again."""
 
 
 class MissingExtraError(HedgeError):

@@ -15,6 +15,9 @@ from msgspec import Meta, Struct
 from ..models.errors import ConfigError
 from ..models.manifest import Name, Sha256
 from ..models.toml import parse_toml, to_record
+from ..uplink.budget import Limits
+from ..uplink.codecs import Codec
+from ..uplink.home_assistant import PREFIX as PREFIX_OF_HOME_ASSISTANT
 from ..uplink.link import KEEPALIVE_S
 from ..uplink.shelf import Evict
 
@@ -60,6 +63,7 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     ``window`` bounds how many of its asks may wait for an answer: a source that can wait
     is kept waiting beyond it, any other sample gets the edge's answer as a degraded final.
+    ``codec`` is how samples travel to the worker; `uplink.codecs.LOSS` says what each loses.
     """
 
     name: Name
@@ -73,6 +77,7 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_unavailable: Literal["edge", "abstain"] = "edge"
     window: Few = 256
     threads: Threads = 1
+    codec: Codec = "raw"
 
 
 class UplinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +90,10 @@ class UplinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ``password_file`` or from HEDGE_BROKER_PASSWORD. ``cert_file`` and ``key_file`` are the
     device's own, read again at every connection. ``max_packet_bytes`` is for brokers that
     speak MQTT 3.1.1, which cannot say what they take.
+
+    ``budget`` bounds what goes over the link, ``quiet_hours`` ("22:00-06:00", local time)
+    are hours in which nothing is sent that can wait. ``home_assistant`` announces the
+    device to it; false removes what was announced.
     """
 
     broker: str
@@ -100,12 +109,19 @@ class UplinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     min_free_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 16 << 20
     evict: Evict = "surest"
     keep_for_s: Annotated[float, Meta(ge=0, le=31_536_000)] = 259_200
+    budget: Limits | None = None
+    quiet_hours: tuple[str, ...] = ()
+    home_assistant: bool | None = None
+    discovery_prefix: Annotated[str, Meta(pattern=r"^[^+#\x00/][^+#\x00]*\Z", max_length=200)] = (
+        PREFIX_OF_HOME_ASSISTANT
+    )
 
 
 class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the run's report goes when it ends."""
+    """Where the run's report goes when it ends, and how often its figures are published."""
 
     report: Text | None = None
+    every_s: Annotated[float, Meta(ge=1, le=86_400)] | None = None
 
 
 class JsonLinesSink(
@@ -122,6 +138,24 @@ class TerminalSink(
     """Outcomes on standard output."""
 
 
+class MqttSinkConfig(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="mqtt"
+):
+    """Outcomes on the device's own topics: "finals", or "all"; needs [uplink].
+
+    ``keep`` says where finals wait for the broker's acknowledgement: what is on "disk"
+    survives a kill and a power cut. ``max_rate_hz`` bounds how often each stream publishes;
+    finals of escalated samples are never left out.
+    """
+
+    which: Literal["finals", "all"] = "finals"
+    qos: Literal[0, 1] = 1
+    max_rate_hz: Rate | None = None
+    keep: Literal["disk", "memory"] = "disk"
+    keep_count: Count = 10_000
+    keep_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 40)] = 16 << 20
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A device's whole configuration; complete once it is parsed."""
 
@@ -129,7 +163,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stream: Annotated[tuple[Stream, ...], Meta(min_length=1)]
     uplink: UplinkConfig | None = None
     telemetry: Telemetry = Telemetry()
-    sink: tuple[JsonLinesSink | TerminalSink, ...] = ()
+    sink: tuple[JsonLinesSink | TerminalSink | MqttSinkConfig, ...] = ()
 
 
 def load_config(path: Path, *, environ: Mapping[str, str]) -> Config:
@@ -152,6 +186,7 @@ def load_config(path: Path, *, environ: Mapping[str, str]) -> Config:
             _overlay(document, name, environ[name])
     config = to_record(document, Config, where=str(path), error=ConfigError)
     _check_names(config, where=str(path))
+    _check_links(config, where=str(path))
     return config
 
 
@@ -191,3 +226,16 @@ def _check_names(config: Config, *, where: str) -> None:
     for place, name in enumerate(names):
         if name in names[:place]:
             raise ConfigError(f"a second stream {name!r}", where=f"{where}: $.stream[{place}].name")
+
+
+def _check_links(config: Config, *, where: str) -> None:
+    """Check that what needs the broker has one, and that outcomes go there once."""
+    sinks = [place for place, sink in enumerate(config.sink) if isinstance(sink, MqttSinkConfig)]
+    if len(sinks) > 1:
+        raise ConfigError("a second sink of kind mqtt", where=f"{where}: $.sink[{sinks[1]}]")
+    needs = {"sink of kind mqtt": bool(sinks), "telemetry.every_s": config.telemetry.every_s}
+    for what, wanted in needs.items():
+        if wanted and config.uplink is None:
+            raise ConfigError(
+                f"{what} needs a broker", where=where, hint='add [uplink] with broker = "mqtt://…"'
+            )

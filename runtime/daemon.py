@@ -19,23 +19,17 @@ from ..models.opinion import Assessor
 from ..models.prepare import preparer
 from ..telemetry.clock import boottime_ns
 from ..telemetry.ledger import Ledger
-from ..uplink.absent import Absent
-from ..uplink.asks import Uplink
-from ..uplink.durable_outbox import DurableOutbox
-from ..uplink.outbox import MemoryOutbox, Outbox
-from ..uplink.pump import Pump
-from ..uplink.topics import Device as Address
 from .backends import open_model
 from .config import (
-    OUTBOX,
     Config,
     FolderSource,
     JsonLinesSink,
+    MqttSinkConfig,
     ReplaySource,
     Stream,
-    UplinkConfig,
+    TerminalSink,
 )
-from .far_end import contract_of, link_to
+from .feed import Feed
 from .filters.skip import SkipFilter
 from .lane import Lane
 from .loop import Loop
@@ -51,6 +45,7 @@ from .sinks.terminal import Terminal
 from .sources.folder import Folder
 from .sources.replay import Replay
 from .sources.source import Source
+from .way_out import telemetry_feed, way_out
 
 _GOODBYE_S = 2.0
 
@@ -78,16 +73,29 @@ def serve(config: Config, *, base: Path, report: Path | None = None) -> RunRepor
         ]
         sinks = _sinks(config, bundles, base=base, stack=stack)
         session = next_session(base / config.device.state_dir)
-        uplink = _uplink(config, bundles, base=base, session=session, bell=bell)
+        out = way_out(config, bundles, base=base, session=session, bell=bell)
+        uplink = out.uplink
+        feeds: list[Feed] = [notifier]
         loop = Loop(
             lanes,
             ids=(f"{session}-{number}" for number in itertools.count()),
-            sinks=sinks,
+            sinks=[*sinks, *out.sinks],
             uplink=uplink,
             bell=bell,
             clock=boottime_ns,
-            notifier=notifier,
+            feeds=feeds,
         )
+        if out.telemetry is not None and config.telemetry.every_s is not None:
+            feeds.append(
+                telemetry_feed(
+                    out.telemetry,
+                    every_s=config.telemetry.every_s,
+                    session=session,
+                    lanes=lanes,
+                    loop=loop,
+                    uplink=uplink,
+                )
+            )
         stack.enter_context(stopped_by_signals(loop.stop))
         loop.resume(uplink.owed())
         uplink.start()
@@ -191,58 +199,9 @@ def _sinks(
         match sink:
             case JsonLinesSink(path=path):
                 sinks.append(JsonLines(base / path, labels=labels))
-            case _:
+            case TerminalSink():
                 sinks.append(Terminal(labels=labels))
+            case MqttSinkConfig():
+                continue  # it is part of the way out
         stack.callback(sinks[-1].close)
     return sinks
-
-
-def _uplink(
-    config: Config,
-    bundles: Mapping[str, Bundle],
-    *,
-    base: Path,
-    session: int,
-    bell: threading.Event,
-) -> Uplink:
-    if config.uplink is None:
-        return Absent()
-    device = config.device
-
-    def path(name: str | None) -> Path | None:
-        return None if name is None else base / name
-
-    link = link_to(
-        config.uplink.broker,
-        client_id=f"hedge-{device.site}-{device.name}",
-        password_file=path(config.uplink.password_file),
-        ca_file=path(config.uplink.ca_file),
-        cert_file=path(config.uplink.cert_file),
-        key_file=path(config.uplink.key_file),
-        max_packet_bytes=config.uplink.max_packet_bytes,
-        keepalive_s=config.uplink.keepalive_s,
-    )
-    return Pump(
-        link,
-        device=Address(device.site, device.name),
-        session=session,
-        contracts={name: contract_of(bundle) for name, bundle in bundles.items()},
-        outbox=_outbox(config.uplink, folder=base / device.state_dir / OUTBOX),
-        keep_for_s=config.uplink.keep_for_s,
-        bell=bell,
-        clock=boottime_ns,
-    )
-
-
-def _outbox(uplink: UplinkConfig, *, folder: Path) -> Outbox:
-    if uplink.outbox == "memory":
-        return MemoryOutbox(
-            max_count=uplink.outbox_count, max_bytes=uplink.outbox_bytes, evict=uplink.evict
-        )
-    return DurableOutbox(
-        folder,
-        max_count=uplink.outbox_count,
-        max_bytes=uplink.outbox_bytes,
-        min_free_bytes=uplink.min_free_bytes,
-        evict=uplink.evict,
-    )

@@ -20,8 +20,8 @@ from ..models.fusion import fuse
 from ..models.records import Decision, Opinion, Outcome, Probs, Route, Sample
 from ..telemetry.clock import Clock
 from ..uplink.asks import Answer, Ask, Owed, Uplink
+from .feed import Feed
 from .lane import Lane, Waiting
-from .notify import Notifier
 from .scheduler import RoundRobin
 from .sinks.sink import Sink
 
@@ -51,7 +51,7 @@ class Loop:
         uplink: Uplink,
         bell: threading.Event,
         clock: Clock,
-        notifier: Notifier,
+        feeds: Sequence[Feed],
     ) -> None:
         self._lanes = lanes
         self._scheduler = RoundRobin(lanes)
@@ -60,7 +60,7 @@ class Loop:
         self._uplink = uplink
         self._bell = bell
         self._clock = clock
-        self._notifier = notifier
+        self._feeds = feeds
         self._stopping = False
         self.counts: Counter[str] = Counter()
 
@@ -97,7 +97,7 @@ class Loop:
         while not self._stopping:
             self._uplink.check()
             now_ns = self._clock()
-            fed_until_ns = self._notifier.feed(now_ns)
+            due_ns = [feed.feed(now_ns) for feed in self._feeds]
             for answer in self._uplink.answers():
                 self._settle(answer)
             self._expire(now_ns)
@@ -107,7 +107,7 @@ class Loop:
             elif self._finished():
                 break
             else:
-                self._wait(fed_until_ns)
+                self._wait(due_ns)
         self._expire(None)
 
     def _serve(self, lane: Lane, now_ns: int) -> None:
@@ -297,11 +297,11 @@ class Loop:
     def _finished(self) -> bool:
         return all(lane.source.ended and not lane.waiting for lane in self._lanes)
 
-    def _wait(self, fed_until_ns: int | None) -> None:
-        """Sleep until the bell rings, a source or a deadline is due, or the watchdog is."""
+    def _wait(self, feeds_ns: Sequence[int | None]) -> None:
+        """Sleep until the bell rings, or a source, a deadline or a feed is due."""
         first_waits = (next(iter(lane.waiting.values()), None) for lane in self._lanes)
         dues = [waiting.deadline_ns for waiting in first_waits if waiting is not None]
-        dues += [due for due in (self._scheduler.due_ns(), fed_until_ns) if due is not None]
+        dues += [due for due in (self._scheduler.due_ns(), *feeds_ns) if due is not None]
         timeout_s = min(_LONGEST_S, (min(dues) - self._clock()) / 1e9) if dues else None
         if timeout_s is None or timeout_s > 0:
             self._bell.wait(timeout_s)

@@ -9,23 +9,19 @@ import re
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
-from ..models.bundle import Bundle, load_bundle
-from ..models.errors import BundleError
-from ..models.opinion import Assessor
-from ..models.prepare import preparer
-from ..models.records import Probs
+from ..models.errors import ConfigError
 from ..uplink.link import KEEPALIVE_S
 from ..uplink.probe import Verdict
-from ..uplink.worker import Responder, Worker
-from .backends import open_model
-from .far_end import contract_of, link_to
+from ..uplink.worker import Worker
+from .far_end import link_to
+from .health import Health
 from .notify import Notifier
-from .shipped import bundle_path
+from .open_inference.address import Address
 from .signals import stopped_by_signals
+from .worker_models import Servers, open_responders
+
+_SERVER = re.compile(r"(?:(.+?)=)?((?:https?|grpcs?)://.*)")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -71,7 +67,58 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="what an MQTT 3.1.1 broker takes, which cannot say so itself",
     )
     parser.add_argument("--threads", type=_threads, default=1, help="threads of the model library")
+    _add_serving(parser)
+    _add_models(parser)
     parser.set_defaults(run=run)
+
+
+def _add_serving(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch", type=_batch, default=32, metavar="N", help="asks that are answered at once"
+    )
+    parser.add_argument(
+        "--batch-wait-ms",
+        type=_milliseconds,
+        default=0,
+        metavar="MS",
+        help="how long the first ask of a batch waits for others (default: not at all)",
+    )
+    parser.add_argument(
+        "--drain-s",
+        type=_seconds,
+        default=5,
+        metavar="S",
+        help="for how long asks in hand are still answered after SIGTERM",
+    )
+    parser.add_argument(
+        "--health",
+        type=_place,
+        metavar="[HOST:]PORT",
+        help="serve /healthz, /readyz and /metrics there (host: loopback)",
+    )
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model-server",
+        type=_server,
+        action="append",
+        default=[],
+        metavar="[BUNDLE=]URL",
+        help="an Open Inference Protocol server that runs the bundle's cloud model: "
+        "http://host:port/MODEL or grpc://host:port/MODEL, https or grpcs for TLS; "
+        "once for each bundle that it is for",
+    )
+    parser.add_argument(
+        "--model-timeout-s",
+        type=_seconds,
+        default=5,
+        metavar="S",
+        help="after as long without an answer a model's server counts as away",
+    )
+    parser.add_argument(
+        "--model-ca-file", type=Path, metavar="PATH", help="whom https:// and grpcs:// trust"
+    )
 
 
 def _name(text: str) -> str:
@@ -92,10 +139,15 @@ def run(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         notifier = Notifier()
         stack.callback(notifier.close)
-        responders = [
-            _responder(load_bundle(bundle_path(name)), threads=options.threads, stack=stack)
-            for name in options.bundles
-        ]
+        servers = Servers.parse(
+            options.model_server,
+            bundles=options.bundles,
+            timeout_s=options.model_timeout_s,
+            ca_file=options.model_ca_file,
+        )
+        responders = open_responders(
+            options.bundles, servers=servers, threads=options.threads, stack=stack
+        )
         link = link_to(
             options.broker,
             client_id=f"hedge-worker-{options.name}",
@@ -112,11 +164,17 @@ def run(options: argparse.Namespace) -> int:
             responders=responders,
             group=options.group,
             shard=options.shard,
+            max_batch=options.batch,
+            batch_wait_s=options.batch_wait_ms / 1000,
             on_serving=lambda how: _serving(notifier, how, options.shard),
+            on_waiting=lambda why: notifier.send(f"STATUS=waiting: {why}"),
         )
+        if options.health is not None:
+            host, port = options.health
+            stack.callback(Health(host, port, figures=worker.figures).close)
         stack.enter_context(stopped_by_signals(worker.stop))
         notifier.send("READY=1")
-        worker.run()
+        worker.run(drain_s=options.drain_s)
     return 0
 
 
@@ -144,6 +202,35 @@ def _seconds(text: str) -> int:
     return int(text)
 
 
+def _batch(text: str) -> int:
+    if not (text.isdigit() and 1 <= int(text) <= 1024):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1024")
+    return int(text)
+
+
+def _milliseconds(text: str) -> int:
+    if not (text.isdigit() and int(text) <= 10_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 10000")
+    return int(text)
+
+
+def _place(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not (port.isdigit() and 1 <= int(port) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not PORT or HOST:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _server(text: str) -> tuple[str | None, Address]:
+    found = _SERVER.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not URL or BUNDLE=URL")
+    try:
+        return found[1], Address.parse(found[2])
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _packet(text: str) -> int:
     if not (text.isdigit() and 1024 <= int(text) <= 268_435_455):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1024 to 268435455")
@@ -154,21 +241,3 @@ def _own_name() -> str:
     """Return a name for this process: a worker's must be its own, or the broker parts the two."""
     host = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower())[:40]
     return f"{host}-{os.getpid()}"
-
-
-def _responder(bundle: Bundle, *, threads: int, stack: contextlib.ExitStack) -> Responder:
-    """Open a bundle's cloud model and return the function that answers with it."""
-    cloud = bundle.manifest.cloud
-    if cloud is None:
-        raise BundleError("has no cloud model", where=str(bundle.path))
-    where = f"{bundle.path}/{cloud.file}"
-    model = open_model(bundle.read(cloud.file), format=cloud.format, where=where, threads=threads)
-    stack.callback(model.close)
-    prepare = preparer(bundle.input)
-    assessor = Assessor.of(cloud, classes=len(bundle.labels))
-
-    def respond(batch: NDArray[Any]) -> tuple[Probs, Probs | None]:
-        opinions = assessor.assess_batch(model.infer(prepare(batch)))
-        return opinions.probs, opinions.alpha
-
-    return Responder(contract=contract_of(bundle), respond=respond)

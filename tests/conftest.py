@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -142,36 +143,163 @@ def _port() -> int:
         return int(listener.getsockname()[1])
 
 
+def _mosquitto() -> str:
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if program is None:
+        pytest.skip("mosquitto is not installed, so nothing here speaks MQTT 5")
+    return program
+
+
 def _start_broker(
     kind: str, port: int, folder: Path, lines: tuple[str, ...]
 ) -> subprocess.Popen[bytes]:
     """Start a broker and return once it takes connections; skip where there is none."""
     if kind == "mosquitto":
-        program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-        if program is None:
-            pytest.skip("mosquitto is not installed, so nothing here speaks MQTT 5")
         config = folder / f"mosquitto-{port}.conf"
         own = ("allow_anonymous true", "set_tcp_nodelay true", "user root")
         config.write_text("\n".join((f"listener {port} 127.0.0.1", *own, *lines)))
-        command = [program, "-c", str(config)]
+        command = [_mosquitto(), "-c", str(config)]
     else:
         command = [sys.executable, "-m", "hedge", "broker", "--port", str(port)]
-    log = (folder / f"{kind}-{port}.log").open("ab")
-    with log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    return _started(command, port, folder)
+
+
+def _started(command: list[str], port: int, folder: Path) -> subprocess.Popen[bytes]:
+    log = folder / f"broker-{port}.log"
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file)
     until_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < until_s and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return process
         time.sleep(0.02)
-    process.kill()
-    process.wait()
-    raise RuntimeError(f"{kind} did not start: {(folder / f'{kind}-{port}.log').read_text()}")
+    _end(process)
+    raise RuntimeError(f"{command} did not start: {log.read_text()}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
+
+
+_NODE = """
+server_name: node-{node}
+listen: 127.0.0.1:{clients}
+jetstream {{ store_dir: "{folder}/node-{node}" }}
+cluster {{ name: hedge, listen: 127.0.0.1:{own}, routes: [{routes}] }}
+mqtt {{ listen: 127.0.0.1:{mqtt}, stream_replicas: 3 }}
+"""
+
+
+class Cluster:
+    """Three NATS servers, whose JetStream keeps what MQTT clients send on all of them."""
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
+        if program is None:
+            pytest.skip("nats-server is not installed, so there is no cluster")
+        self._program = program
+        self._folder = folder
+        self._ports = [_port() for _ in range(3)]
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        own = [_port() for _ in self._ports]
+        routes = ", ".join(f"nats://127.0.0.1:{port}" for port in own)
+        for node, (mqtt, mine) in enumerate(zip(self._ports, own, strict=True)):
+            values = {"node": node, "mqtt": mqtt, "own": mine, "clients": _port()}
+            text = _NODE.format(folder=folder, routes=routes, **values)
+            (folder / f"node-{node}.conf").write_text(text)
+        for node in range(3):
+            self.start(node)
+
+    def url(self, first: int = 0) -> str:
+        """Return the URL that tries the nodes in turn, from ``first``."""
+        turn = [*self._ports[first:], *self._ports[:first]]
+        return f"mqtt://{','.join(f'127.0.0.1:{port}' for port in turn)}?version=3.1.1"
+
+    def start(self, node: int) -> None:
+        """Start a node; `wait` tells when it serves."""
+        command = [self._program, "-c", str(self._folder / f"node-{node}.conf")]
+        with (self._folder / f"node-{node}.log").open("ab") as log:
+            self._processes[node] = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def kill(self, node: int) -> None:
+        """Kill a node."""
+        _end(self._processes.pop(node))
+
+    def wait(self, *nodes: int) -> None:
+        """Wait until each of these nodes accepts an MQTT client: until the three agree."""
+        until_s = time.monotonic() + PATIENCE_S
+        for node in nodes:
+            while not self._accepts(node):
+                assert time.monotonic() < until_s, self._folder
+                time.sleep(0.1)
+
+    def close(self) -> None:
+        """Kill all."""
+        for node in list(self._processes):
+            self.kill(node)
+
+    def _accepts(self, node: int) -> bool:
+        hello = (
+            b"\x10\x12\x00\x04MQTT\x04\x02\x00\x14\x00\x06ready" + b"0123456789"[node : node + 1]
+        )
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self._ports[node]), 5) as peer,
+        ):
+            peer.sendall(hello)
+            return peer.recv(4) == b"\x20\x02\x00\x00"
+        return False
+
+
+@pytest.fixture
+def start_cluster(tmp_path: Path) -> Iterator[Callable[[], Cluster]]:
+    """Give `start_cluster()`: three NATS servers that the test may break."""
+    with contextlib.ExitStack() as stack:
+
+        def start() -> Cluster:
+            found = stack.enter_context(contextlib.closing(Cluster(tmp_path)))
+            found.wait(0, 1, 2)
+            return found
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Give a cluster of three NATS servers, shared by the tests that leave it whole."""
+    with contextlib.closing(Cluster(tmp_path_factory.mktemp("nats"))) as found:
+        found.wait(0, 1, 2)
+        yield found
+
+
+class Authority:
+    """Issues certificates, as files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._trustme = pytest.importorskip("trustme", reason="trustme makes the certificates")
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        self._ca = self._trustme.CA()
+        self.file = folder / "ca.pem"
+        self._ca.cert_pem.write_to_path(str(self.file))
+
+    def issue(self, name: str, *hosts: str, days: int = 1) -> tuple[Path, Path]:
+        """Return the files of a certificate for ``name``, and of its key."""
+        expiry = datetime.now(timezone.utc) + timedelta(days=days)
+        leaf = self._ca.issue_cert(*hosts, common_name=name, not_after=expiry)
+        folder = self._folder / f"{len(list(self._folder.iterdir()))}"
+        folder.mkdir()
+        files = (folder / "certificate.pem", folder / "key.pem")
+        leaf.cert_chain_pems[0].write_to_path(str(files[0]))
+        leaf.private_key_pem.write_to_path(str(files[1]))
+        return files
+
+
+@pytest.fixture
+def make_authority(tmp_path: Path) -> Callable[[str], Authority]:
+    """Give `make_authority(name)`, whose certificates nobody trusts yet."""
+    return lambda name: Authority(tmp_path / name)
 
 
 @pytest.fixture
@@ -199,11 +327,41 @@ def start_broker(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byte
         yield start
 
 
-@pytest.fixture(scope="session", params=BROKERS)
+@pytest.fixture
+def start_shipped(tmp_path: Path) -> Iterator[Callable[[str], tuple[int, int]]]:
+    """Give `start_shipped(text)`: mosquitto with the shipped configuration, and its ports.
+
+    What the configuration names lies in `tmp_path`; everything else is as it ships.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def start(text: str) -> tuple[int, int]:
+            ports = _port(), _port()
+            for shipped, ours in (
+                ("listener 8883\n", f"listener {ports[0]}\n"),
+                ("listener 443\n", f"listener {ports[1]}\n"),
+                ("/etc/mosquitto/hedge/", f"{tmp_path}/"),
+                ("/var/lib/mosquitto/", f"{tmp_path}/"),
+            ):
+                assert shipped in text
+                text = text.replace(shipped, ours)
+            config = tmp_path / "hedge.conf"
+            config.write_text(f"{text}\nuser root\n")
+            command = [_mosquitto(), "-c", str(config)]
+            stack.callback(_end, _started(command, ports[1], tmp_path))
+            return ports
+
+        yield start
+
+
+@pytest.fixture(scope="session", params=(*BROKERS, "nats"))
 def broker_url(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """Give the URL of a broker of each kind in turn, shared by all tests."""
+    if request.param == "nats":
+        yield request.getfixturevalue("cluster").url()
+        return
     kind, port = request.param, _port()
     process = _start_broker(kind, port, tmp_path_factory.mktemp(kind), ())
     yield f"mqtt://127.0.0.1:{port}?version={VERSIONS[kind]}"

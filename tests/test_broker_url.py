@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,24 +13,44 @@ from hypothesis import strategies as st
 
 from hedge.models.errors import ConfigError
 from hedge.uplink.backoff import Backoff
-from hedge.uplink.broker_url import Broker, read_password
+from hedge.uplink.broker_url import Broker, Place, read_password
+
+
+def at(host: str, port: int, **more: Any) -> Broker:  # noqa: ANN401 -- what the record holds
+    """Return a broker of one node."""
+    return Broker(places=(Place(host, port),), **more)
 
 
 @pytest.mark.parametrize(
     ("url", "broker"),
     [
-        ("mqtt://here", Broker(host="here", port=1883)),
-        ("mqtt://here:1884/", Broker(host="here", port=1884)),
-        ("mqtts://here", Broker(host="here", port=8883, tls=True)),
-        ("mqtt://me@here", Broker(host="here", port=1883, username="me")),
-        ("mqtt://[::1]:99", Broker(host="::1", port=99)),
-        ("mqtt://here?version=3.1.1", Broker(host="here", port=1883, version="3.1.1")),
-        ("mqtt://here?version=5", Broker(host="here", port=1883, version="5")),
+        ("mqtt://here", at("here", 1883)),
+        ("mqtt://here:1884/", at("here", 1884)),
+        ("mqtts://here", at("here", 8883, tls=True)),
+        ("mqtt://me@here", at("here", 1883, username="me")),
+        ("mqtt://berlin%2Fporch%407@here", at("here", 1883, username="berlin/porch@7")),
+        ("mqtt://[::1]:99", at("::1", 99)),
+        ("mqtt://here?version=3.1.1", at("here", 1883, version="3.1.1")),
+        ("mqtt://here?version=5", at("here", 1883, version="5")),
+        ("ws://here", at("here", 80, path="/mqtt")),
+        ("wss://here/", at("here", 443, path="/", tls=True)),
+        (
+            "ws://me@here:9001/a/b?version=5",
+            at("here", 9001, path="/a/b", username="me", version="5"),
+        ),
     ],
 )
 def test_a_url_says_where_the_broker_is(url: str, broker: Broker) -> None:
     assert Broker.parse(url) == broker
-    assert Broker.parse(str(broker)).host == broker.host
+    again = Broker.parse(str(broker))
+    assert (again.places, again.tls, again.path) == (broker.places, broker.tls, broker.path)
+
+
+def test_a_url_can_name_every_node_of_a_cluster() -> None:
+    broker = Broker.parse("mqtts://me@a,b:99,[::1]:98?version=5")
+    assert broker.places == (("a", 8883), ("b", 99), ("::1", 98))
+    assert str(broker) == "mqtts://a:8883,b:99,[::1]:98"
+    assert (broker.username, broker.version) == ("me", "5")
 
 
 @pytest.mark.parametrize(
@@ -45,6 +66,12 @@ def test_a_url_says_where_the_broker_is(url: str, broker: Broker) -> None:
         "mqtt://here?version=4",
         "mqtt://here?verify=no",
         "mqtt://[::1",
+        "mqtt://a,",
+        "mqtt://a,b:port",
+        "mqtt://a,b:0",
+        "mqtt://here#there",
+        "ws://here/a b",
+        "ws://here/\u00e4",
     ],
 )
 def test_what_is_no_brokers_url_is_refused(url: str) -> None:
@@ -61,7 +88,7 @@ def test_a_password_in_the_url_is_refused_without_being_repeated() -> None:
 @given(st.text(max_size=40))
 def test_any_text_is_a_url_or_a_config_error(text: str) -> None:
     with contextlib.suppress(ConfigError):
-        assert Broker.parse(text).host
+        assert Broker.parse(text).places[0].host
 
 
 def test_the_password_comes_from_its_file_or_else_from_the_environment(tmp_path: Path) -> None:

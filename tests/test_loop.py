@@ -190,7 +190,7 @@ def _loop(lanes: Sequence[Lane], clock: Clock, *, sink: Collector, uplink: Scrip
         uplink=uplink,
         bell=Bell(clock),
         clock=clock,
-        notifier=Notifier({}),
+        feeds=[Notifier({})],
     )
 
 
@@ -414,7 +414,7 @@ def test_stopping_finishes_what_waits_and_reads_no_more() -> None:
         uplink=ScriptedUplink(["never"], clock),
         bell=Bell(clock),
         clock=clock,
-        notifier=Notifier({}),
+        feeds=[Notifier({})],
     )
     loop.run()
     assert lane.ledger.read == 5
@@ -437,7 +437,7 @@ def test_a_sink_that_fails_is_counted_and_the_others_get_their_outcomes() -> Non
         uplink=ScriptedUplink(["now"], clock),
         bell=Bell(clock),
         clock=clock,
-        notifier=Notifier({}),
+        feeds=[Notifier({})],
     )
     loop.run()
     assert len(good.outcomes) == 3

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,9 +24,10 @@ from hedge.uplink.asks import Answer, Ask
 from hedge.uplink.durable_outbox import DurableOutbox
 from hedge.uplink.link import Connected, Event, Link, Received, Subscribed
 from hedge.uplink.mqtt import MqttLink
-from hedge.uplink.outbox import MemoryOutbox, Placed
-from hedge.uplink.pump import Pump, Window
+from hedge.uplink.outbox import MemoryOutbox, Placed, Record
+from hedge.uplink.pump import Pump
 from hedge.uplink.scripted import Faults, ScriptedBroker, ScriptedLink
+from hedge.uplink.sender import Window
 from hedge.uplink.topics import Device
 from hedge.uplink.worker import Worker
 
@@ -380,7 +381,7 @@ def test_what_the_outbox_cannot_hold_comes_back_as_not_stored_or_evicted(
 def test_an_ask_too_large_for_the_wire_or_the_broker_is_refused(
     start_pump: StartPump, ask: MakeAsk, collect: Collect
 ) -> None:
-    broker = ScriptedBroker(max_packet_bytes=10_000)
+    broker = ScriptedBroker(max_packet_bytes=700)
     pump, bell = start_pump(ScriptedLink(broker))
     huge = np.zeros(wire.MAX_REQUEST_BYTES // 4, np.float32)
     pump.offer(msgspec.structs.replace(ask("7-1"), body=huge))
@@ -389,7 +390,126 @@ def test_an_ask_too_large_for_the_wire_or_the_broker_is_refused(
     found = collect(pump, bell, 2)
     assert {answer.status for answer in found.values()} == {"refused"}
     assert "too many" in str(found["7-1"].detail)
-    assert "packets of 10000" in str(found["7-2"].detail)
+    assert "packets of 700" in str(found["7-2"].detail)
+
+
+class _Slow(MemoryOutbox):
+    """Commits only when it is let, or not at all."""
+
+    def __init__(self, *, refuses: bool = False) -> None:
+        super().__init__()
+        self.may_commit = threading.Event()
+        self._refuses = refuses
+
+    def put(self, records: Sequence[Record]) -> Placed:
+        assert self.may_commit.wait(30)
+        if self._refuses:
+            return Placed([record.id for record in records], [])
+        return super().put(records)
+
+
+def test_an_ask_travels_while_the_disk_makes_it_durable(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually, collect: Collect
+) -> None:
+    broker, outbox = ScriptedBroker(), _Slow()
+    pump, bell = start_pump(ScriptedLink(broker), outbox=outbox)
+    eventually(lambda: pump.connected)
+    pump.offer(ask("7-1"))
+    eventually(lambda: len(requests(broker, device)) == 1)
+    assert outbox.stats() == (0, 0, 0)
+    broker.publish(device.answer, reply_to(requests(broker, device)[0]))
+    outbox.may_commit.set()
+    assert collect(pump, bell, 1)["7-1"].status == "answered"
+    assert (pump.counters()["sent"], pump.counters()["resent"]) == (1, 0)
+
+
+def test_the_answer_to_what_could_not_be_stored_is_late_and_not_forged(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually, collect: Collect
+) -> None:
+    broker, outbox = ScriptedBroker(), _Slow(refuses=True)
+    pump, bell = start_pump(ScriptedLink(broker), outbox=outbox)
+    eventually(lambda: pump.connected)
+    pump.offer(ask("7-1"))
+    eventually(lambda: len(requests(broker, device)) == 1)
+    outbox.may_commit.set()
+    assert collect(pump, bell, 1)["7-1"].status == "not_stored"
+    broker.publish(device.answer, reply_to(requests(broker, device)[0]))
+    eventually(lambda: pump.counters()["late"] == 1)
+    assert pump.answers() == []
+
+
+# ---- In parts, where the broker's packets are too short
+
+
+def notices(broker: ScriptedBroker, device: Device) -> list[wire.Notice]:
+    """Return every notice that the broker has seen."""
+    topic = device.notice("cam")
+    return [wire.decode_notice(payload) for at, payload in broker.published if at == topic]
+
+
+def parts_for(broker: ScriptedBroker, device: Device, worker: str) -> list[wire.Part]:
+    """Return every part that the broker has seen for a worker."""
+    topic = device.part(worker)
+    return [wire.decode_part(payload) for at, payload in broker.published if at == topic]
+
+
+def claim(notice: wire.Notice, worker: str, **changes: object) -> bytes:
+    """Return a worker's claim, changed."""
+    sound = wire.Reply(
+        v=1,
+        id=notice.id,
+        session=notice.session,
+        contract=notice.contract,
+        status="claim",
+        detail=worker,
+        probs=b"",
+        alpha=None,
+        elapsed_ms=0.0,
+    )
+    return wire.encode(msgspec.structs.replace(sound, **changes))
+
+
+def test_an_ask_too_long_for_a_packet_is_announced_and_goes_in_parts_to_who_claims_it(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually, collect: Collect
+) -> None:
+    broker = ScriptedBroker(max_packet_bytes=10_000)
+    pump, bell = start_pump(ScriptedLink(broker), window=Window(unacked=2))
+    body = np.random.default_rng(3).normal(size=20_000).astype(np.float32)
+    pump.offer(msgspec.structs.replace(ask("7-1"), body=body))
+    eventually(lambda: len(notices(broker, device)) == 1)
+    (notice,) = notices(broker, device)
+    assert notice.size > 80_000
+    assert requests(broker, device) == []
+    broker.publish(device.answer, claim(notice, "w-other", session=9))
+    broker.publish(device.answer, claim(notice, "w-a"))
+    eventually(lambda: len(parts_for(broker, device, "w-a")) == notice.parts)
+    found = parts_for(broker, device, "w-a")
+    assert [(part.index, part.count) for part in found] == [
+        (index, notice.parts) for index in range(notice.parts)
+    ]
+    assert all(len(payload) < 10_000 for _, payload in broker.published)
+    request = wire.decode_request(b"".join(part.data for part in found))
+    assert np.array_equal(wire.tensor(request), body)
+    assert parts_for(broker, device, "w-other") == []
+    broker.publish(device.answer, claim(notice, "w-b"))  # the first one has died
+    eventually(lambda: len(parts_for(broker, device, "w-b")) == notice.parts)
+    broker.publish(device.answer, reply_to(request))
+    assert collect(pump, bell, 1)["7-1"].status == "answered"
+    counts = pump.counters()
+    assert (counts["claims"], counts["forged"], counts["sent"]) == (2, 1, 1)
+
+
+def test_a_connection_that_is_lost_midway_begins_with_a_notice_again(
+    start_pump: StartPump, ask: MakeAsk, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker(max_packet_bytes=5_000)
+    pump, _ = start_pump(ScriptedLink(broker))
+    pump.offer(msgspec.structs.replace(ask("7-1"), body=np.zeros(50_000, np.float32)))
+    eventually(lambda: len(notices(broker, device)) == 1)
+    broker.drop()
+    eventually(lambda: len(notices(broker, device)) == 2)
+    broker.publish(device.answer, claim(notices(broker, device)[1], "w-a"))
+    eventually(lambda: len(parts_for(broker, device, "w-a")) == notices(broker, device)[1].parts)
 
 
 def test_an_ask_of_a_stream_without_a_far_end_is_refused(

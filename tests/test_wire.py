@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
 from typing import get_args
 
 import msgspec
@@ -15,7 +17,7 @@ from paho.mqtt.properties import Properties as PahoProperties
 from hedge.models.errors import WireError
 from hedge.models.manifest import DType
 from hedge.models.records import Opinion
-from hedge.uplink import wire
+from hedge.uplink import codecs, wire
 from hedge.uplink.link import Properties
 from hedge.uplink.packed import Packed
 
@@ -97,13 +99,22 @@ def test_a_request_of_ten_classes_costs_few_bytes_beside_its_body() -> None:
     [
         ({"body": b"\0" * 11}, "11 bytes for int16"),
         ({"body": b"\0" * 13}, "takes 12"),
-        ({"shape": (2, 3, 2**30, 2**30)}, "takes"),
+        ({"shape": (2, 3, 2**30, 2**30)}, "at most 16777216 are read"),
+        ({"shape": (4096, 2049)}, "at most 16777216 are read"),
+        ({"shape": (4096, 2048)}, "12 bytes for int16"),
         ({"shape": (2, 0)}, "not understood"),
         ({"shape": (-2, -3)}, "not understood"),
         ({"shape": (1,) * 9}, "not understood"),
         ({"dtype": "object"}, "not understood"),
         ({"dtype": "float64"}, "not understood"),
-        ({"codec": "zlib"}, "not understood"),
+        ({"codec": "gzip"}, "not understood"),
+        ({"codec": "zlib", "body": b"\0" * 77}, "77 bytes for int16"),
+        ({"codec": "float16"}, "float16 is for float32"),
+        ({"codec": "float16+zlib"}, "for float32"),
+        ({"codec": "float16", "dtype": "float32", "body": b"\0" * 13}, "13 bytes"),
+        ({"codec": "float16", "dtype": "float32", "body": b"\0" * 11}, "11 bytes"),
+        ({"codec": "jpeg"}, "jpeg is for uint8 images"),
+        ({"codec": "jpeg", "dtype": "uint8", "shape": (3, 8, 8)}, "jpeg is for uint8 images"),
         ({"kind": "command"}, "not understood"),
         ({"id": "a/b"}, "not understood"),
         ({"id": "12-345\n"}, "not understood"),
@@ -128,12 +139,105 @@ def test_a_request_that_contradicts_itself_is_refused(
         wire.decode_request(wire.encode(request(**changes)))
 
 
+@pytest.mark.parametrize("codec", ["zlib", "float16", "float16+zlib"])
+def test_a_packed_tensor_is_what_was_sent(codec: wire.Codec) -> None:
+    array = np.linspace(-2, 5, 24, dtype=np.float16).astype(np.float32).reshape(4, 6)
+    body = codecs.encode(array, dtype="float32", codec=codec)
+    sent = request(dtype="float32", shape=(4, 6), codec=codec, body=body)
+    found = wire.tensor(wire.decode_request(wire.encode(sent)))
+    assert found.dtype == np.float32
+    assert np.array_equal(found, array)
+    assert not found.flags.writeable
+
+
+def test_a_body_that_unpacks_to_something_else_is_refused_when_it_is_decoded() -> None:
+    sent = request(codec="zlib", body=zlib.compress(b"\0" * 11))
+    found = wire.decode_request(wire.encode(sent))
+    with pytest.raises(WireError, match="other than 12 bytes"):
+        wire.tensor(found)
+
+
 def test_a_message_that_is_too_long_is_refused_before_it_is_decoded() -> None:
     payload = b"\xff" * 101
     with pytest.raises(WireError, match="101 bytes, at most 100"):
         wire.decode_request(payload, max_bytes=100)
     with pytest.raises(WireError, match="101 bytes, at most 100"):
         wire.decode_reply(payload, max_bytes=100)
+    with pytest.raises(WireError, match="513 bytes, at most 512"):
+        wire.decode_notice(b"\xff" * 513)
+    with pytest.raises(WireError, match="at most 4194304"):
+        wire.decode_part(bytes(wire.MAX_REQUEST_BYTES + 1))
+
+
+def test_a_claim_names_the_worker_that_wants_the_parts() -> None:
+    claim = reply(status="claim", detail="worker-1", probs=b"")
+    assert wire.decode_reply(wire.encode(claim)) == claim
+    for name in (None, "", "a/b", "+", "Worker", "w\n", "w" * 65):
+        with pytest.raises(WireError, match="names no worker"):
+            wire.decode_reply(wire.encode(reply(status="claim", detail=name, probs=b"")))
+
+
+def notice(**changes: object) -> wire.Notice:
+    """Return a sound notice, changed."""
+    sound = wire.Notice(1, "12-345", 12, "0123456789abcdef", 100_000, 3, 1500)
+    return msgspec.structs.replace(sound, **changes)
+
+
+def part(**changes: object) -> wire.Part:
+    """Return a sound part, changed."""
+    return msgspec.structs.replace(wire.Part(1, "12-345", 12, 2, 3, b"abc"), **changes)
+
+
+def test_a_notice_and_a_part_come_out_as_they_went_in() -> None:
+    for sent in (notice(), notice(remaining_ms=None)):
+        assert wire.decode_notice(wire.encode(sent)) == sent
+    assert wire.decode_part(wire.encode(part())) == part()
+
+
+def test_the_longest_notice_is_within_its_limit() -> None:
+    most = (1 << 53) - 1
+    longest = notice(
+        id="x" * 64, session=most, size=wire.MAX_REQUEST_BYTES, parts=4096, remaining_ms=most
+    )
+    assert wire.decode_notice(wire.encode(longest)) == longest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"v": 2},
+        {"id": "a/b"},
+        {"session": -1},
+        {"contract": "x"},
+        {"size": 0},
+        {"size": wire.MAX_REQUEST_BYTES + 1},
+        {"parts": 0},
+        {"parts": 4097},
+        {"size": 2, "parts": 3},
+        {"remaining_ms": -1},
+    ],
+)
+def test_a_notice_of_too_much_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(WireError, match="notice"):
+        wire.decode_notice(wire.encode(notice(**changes)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"v": 2},
+        {"id": ""},
+        {"session": 1 << 53},
+        {"index": 3},
+        {"index": -1},
+        {"count": 2},
+        {"count": 4097},
+        {"data": b""},
+    ],
+)
+def test_a_part_of_no_whole_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(WireError, match="part"):
+        wire.decode_part(wire.encode(part(**changes)))
 
 
 def test_an_answer_without_probabilities_is_refused_but_an_error_needs_none() -> None:
@@ -172,14 +276,21 @@ def test_a_distribution_in_half_precision_is_close_enough_to_one() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_at_all_raise_nothing_but_wire_errors(payload: bytes) -> None:
-    for decode in (wire.decode_request, wire.decode_reply):
+    for decode in (
+        wire.decode_request,
+        wire.decode_reply,
+        wire.decode_notice,
+        wire.decode_part,
+    ):
         with pytest.raises(WireError):
             decode(payload)
 
 
-@given(data=st.data(), which=st.sampled_from(["request", "reply"]))
-def test_mutated_messages_are_sound_or_wire_errors(data: st.DataObject, which: str) -> None:
-    payload = bytearray(wire.encode(request() if which == "request" else reply()))
+@given(data=st.data(), which=st.sampled_from([request, reply, notice, part]))
+def test_mutated_messages_are_sound_or_wire_errors(
+    data: st.DataObject, which: Callable[[], wire.Request | wire.Reply | wire.Notice | wire.Part]
+) -> None:
+    payload = bytearray(wire.encode(which()))
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(payload) - 1))
         match data.draw(st.sampled_from(["flip", "cut", "insert", "repeat"])):
@@ -193,11 +304,16 @@ def test_mutated_messages_are_sound_or_wire_errors(data: st.DataObject, which: s
                 payload *= 2
         payload = payload[:1000] or bytearray(b"\0")
     try:
-        if which == "request":
+        if which is request:
             found = wire.decode_request(bytes(payload))
             assert wire.tensor(found).shape == found.shape
-        else:
+        elif which is reply:
             wire.distribution(wire.decode_reply(bytes(payload)).probs, classes=4)
+        elif which is notice:
+            announced = wire.decode_notice(bytes(payload))
+            assert announced.parts <= announced.size <= wire.MAX_REQUEST_BYTES
+        else:
+            assert wire.decode_part(bytes(payload)).index < wire.MAX_PARTS
     except WireError:
         pass
 

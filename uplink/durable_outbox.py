@@ -39,6 +39,7 @@ _GROUP = 64  # records in one commit, and in one file
 _MAX_FILE_BYTES = 4 << 20
 _MAX_RECORD_BYTES = 16 << 20
 _MAX_ENDING = 4096
+_RECENT_BYTES = 1 << 20
 _COUNTERS = (
     *("recovered", "lost", "damaged_files", "dead", "copied", "unfinal"),
     *("disk_errors", "no_space"),
@@ -84,6 +85,8 @@ class DurableOutbox:
         self._dead = DeadLetters(folder / DEAD, max_bytes=self._max_record_bytes)
         self._ending: dict[str, tuple[Kept, End]] = {}  # settled, but not yet final
         self._failed: dict[str, End] = {}
+        self._recent: dict[str, Record] = {}  # what was stored last, so as not to read it again
+        self._recent_bytes = 0
         self._order = 0
         self._ahead_ns = 0
         self._lock: int | None = None
@@ -133,6 +136,9 @@ class DurableOutbox:
         kept = self._shelf.get(ask_id)
         if kept is None:
             return None
+        recent = self._recent.get(ask_id)
+        if recent is not None:
+            return recent
         try:
             payload = self._log.read(kept.place)
             if payload is not None:
@@ -313,6 +319,7 @@ class DurableOutbox:
             return Placed(list(group), [])
         for ask_id, place in zip(payloads, places, strict=True):
             self._shelf[ask_id].move(place)
+            self._keep_at_hand(group[ask_id])
         self._end(dict.fromkeys(evicted, "evicted"))
         return Placed([ask_id for ask_id in group if ask_id not in payloads], evicted)
 
@@ -372,6 +379,7 @@ class DurableOutbox:
         """Take asks off the shelf; those that owe a final outcome are ending only."""
         for ask_id, end in ends.items():
             kept = self._shelf.remove(ask_id)
+            self._forget(ask_id)
             if kept.final:
                 self._log.end(kept.place, stored.ENDS[end])
             else:
@@ -379,6 +387,18 @@ class DurableOutbox:
         while len(self._ending) > _MAX_ENDING:  # nobody will ever say that these are final
             self._counts["unfinal"] += 1
             self.final([next(iter(self._ending))])
+
+    def _keep_at_hand(self, record: Record) -> None:
+        """Keep a record in memory for a while: it is sent soon, and its answer comes soon."""
+        self._recent[record.id] = record
+        self._recent_bytes += record.size_bytes
+        while self._recent_bytes > _RECENT_BYTES:
+            self._forget(next(iter(self._recent)))
+
+    def _forget(self, ask_id: str) -> None:
+        record = self._recent.pop(ask_id, None)
+        if record is not None:
+            self._recent_bytes -= record.size_bytes
 
     def _lose(self, ask_ids: Sequence[str]) -> None:
         """End asks that are on disk no more as they were written."""

@@ -121,5 +121,8 @@ class Link(Protocol):
     def wake(self) -> None:
         """Make `poll` return soon; for any thread."""
 
-    def close(self, *, timeout_s: float) -> None:
-        """Send what is under way, part from the broker in peace, and free everything."""
+    def close(self, *, timeout_s: float) -> list[Event]:
+        """Send what is under way, part from the broker in peace, and free everything.
+
+        What has happened meanwhile is returned.
+        """

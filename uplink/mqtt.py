@@ -46,7 +46,7 @@ from .link import (
     Will,
 )
 from .packed import Packed
-from .tls import TlsFiles, explain
+from .tls import TlsFiles, explain, last_words
 from .wire import MAX_REQUEST_BYTES
 
 _log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class MqttLink:
         with contextlib.suppress(OSError):  # full: it is awake already; or closed
             self._mouth.send(b"\0")
 
-    def close(self, *, timeout_s: float) -> None:
+    def close(self, *, timeout_s: float) -> list[Event]:
         """Flush, disconnect and free; see `Link`."""
         until_s = time.monotonic() + timeout_s
         self._next_s = float("inf")
@@ -195,6 +195,8 @@ class MqttLink:
         self._selector.close()
         self._ear.close()
         self._mouth.close()
+        events, self._events = self._events, []
+        return events
 
     def _wait_s(self) -> float:
         """Return how long nothing can be due: an attempt, an answer, paho's time-keeping."""
@@ -338,6 +340,11 @@ class MqttLink:
         self._next_s = now_s + self._backoff.next_s()
         self._events.append(Disconnected(reason, stood))
 
+    def _refused(self, error: str) -> None:
+        """Note why a handshake failed; TLS refuses us, not the protocol within."""
+        self._refusal = explain(error)
+        self._shaking = "alert" not in error
+
     def _doubt_version(self) -> None:
         """Count a handshake that failed, and change the protocol when there were too many."""
         self._hangups_left -= 1
@@ -359,6 +366,8 @@ class MqttLink:
 
     def _on_socket_close(self, client: Client, userdata: object, sock: Any) -> None:  # noqa: ANN401, ARG002
         if sock is self._sock:
+            if self._shaking and (words := last_words(sock)) is not None:
+                self._refused(words)
             self._sock = None
             self._selector.unregister(sock)
 
@@ -390,8 +399,7 @@ class MqttLink:
     def _on_log(self, client: Client, userdata: object, level: int, text: str) -> None:  # noqa: ARG002
         """Keep why a handshake failed: paho tells nobody else."""
         if level == LogLevel.MQTT_LOG_ERR and self._refusal is None:
-            self._refusal = explain(text)
-            self._shaking = "alert" not in text  # refused for its certificate, not its protocol
+            self._refused(text)
 
     def _on_disconnect(
         self,

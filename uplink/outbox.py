@@ -2,7 +2,7 @@
 
 An ask is pending, then in flight (sent, under a lease), and ends as one of `End`. The
 device owes an ask from the moment `Outbox.put` has returned it as stored. One thread owns
-an outbox; nothing of it may be called by another.
+an outbox; nothing of it but `Outbox.counters` may be called by another.
 """
 
 from __future__ import annotations

@@ -7,14 +7,27 @@ that is there; so the device listens to its own topic and says again that it liv
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Literal
+
+import msgspec
+from msgspec import Struct
 
 from .link import Link, Received, Will
 from .topics import Device
 
 _PAUSE_S = 1.0  # between two births, so that a quarrel over a status cannot flood the broker
+
+
+class Status(Struct, frozen=True, omit_defaults=True):
+    """What the status topic says; ``reason`` is why a device is offline.
+
+    It has parted ("closed"), or the connection broke ("lost").
+    """
+
+    state: Literal["online", "offline"]
+    session: int
+    reason: Literal["closed", "lost"] | None = None
 
 
 class Presence:
@@ -30,7 +43,7 @@ class Presence:
     @property
     def will(self) -> Will:
         """What the broker is to say when we vanish."""
-        return Will(self.topic, self._status("offline", reason="lost"))
+        return Will(self.topic, self._status("offline", "lost"))
 
     def announce(self, link: Link) -> None:
         """Publish the birth."""
@@ -52,7 +65,11 @@ class Presence:
 
     def part(self, link: Link) -> None:
         """Publish that we have gone in peace."""
-        link.send(self.topic, self._status("offline", reason="closed"), retain=True)
+        link.send(self.topic, self._status("offline", "closed"), retain=True)
 
-    def _status(self, state: Literal["online", "offline"], **more: str) -> bytes:
-        return json.dumps({"state": state, "session": self._session, **more}).encode()
+    def _status(
+        self,
+        state: Literal["online", "offline"],
+        reason: Literal["closed", "lost"] | None = None,
+    ) -> bytes:
+        return msgspec.json.encode(Status(state, self._session, reason))

@@ -12,13 +12,12 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
-import msgspec
 import numpy as np
-from msgspec import Struct
 
 from ..models.errors import UplinkError, WireError
 from ..models.records import Opinion
 from ..telemetry.clock import Clock, boottime_ns
+from . import codecs as bodies
 from . import wire
 from .asks import Answer, Ask, Contract, Owed
 from .link import (
@@ -27,12 +26,14 @@ from .link import (
     Disconnected,
     Event,
     Link,
-    Properties,
     Received,
     Subscribed,
 )
+from .meter import Meter
 from .outbox import End, Outbox, Record
 from .presence import Presence
+from .publisher import Publisher
+from .sender import Sender, Window
 from .tally import Tally
 from .topics import Device
 
@@ -41,30 +42,13 @@ T = TypeVar("T")
 
 _REMEMBERED = 4096  # ids that have ended, to tell a late answer from a forged one
 _IDLE_S = 1.0
-_LONGEST_LEASE = 8  # times the first one
-_MARGIN_BYTES = 512  # of a packet, for the topic and the properties
+_MARGIN_BYTES = 512  # beside a request's body
 _COUNTERS = (
     *("connects", "disconnects", "births", "queue_full", "not_stored", "evicted", "expired"),
     *("sent", "resent", "delivered", "bytes_up", "bytes_down", "answered", "refused"),
     *("late", "duplicate", "malformed", "forged", "oversized", "stray", "undelivered"),
-    *("dead", "lost"),
+    *("dead", "lost", "claims", "claims_deferred"),
 )
-
-
-class Window(Struct, frozen=True, kw_only=True):
-    """How much may be under way at once, and for how long before it is sent again.
-
-    ``unanswered`` asks wait for their answer, ``backlog`` of which nobody waits for;
-    ``unacked`` messages of ``unacked_bytes`` in all for the broker's acknowledgement: on a
-    thin link the bytes keep the time that a message claims to have left near the truth. The
-    lease of an ask doubles with every sending, to eight times its length.
-    """
-
-    unanswered: int = 64
-    backlog: int = 32
-    unacked: int = 20
-    unacked_bytes: int = 256 << 10
-    lease_s: float = 10.0
 
 
 class Pump:
@@ -74,11 +58,13 @@ class Pump:
     are answers, and when the thread has died. ``queue`` bounds the offers that the thread
     has not yet taken; the answers not yet fetched are bounded by what was offered. An ask is
     kept for delivery for ``keep_for_s`` though its user waits no more; None: it is not.
+    ``codecs`` says by stream how bodies travel, ``publishers`` what else goes over the link;
+    with a ``meter``, which is then the link, all keep to its budget.
     """
 
     def __init__(
         self,
-        link: Link,
+        link: Link | Meter,
         *,
         device: Device,
         session: int,
@@ -87,6 +73,8 @@ class Pump:
         bell: threading.Event,
         clock: Clock = boottime_ns,
         keep_for_s: float | None = None,
+        codecs: Mapping[str, wire.Codec] | None = None,
+        publishers: Sequence[Publisher] = (),
         queue: int = 256,
         window: Window = Window(),  # noqa: B008 -- frozen
     ) -> None:
@@ -100,19 +88,29 @@ class Pump:
         self._keep_for_ns = 0 if keep_for_s is None else int(keep_for_s * 1e9)
         self._queue = queue
         self._window = window
+        self._codecs = codecs or {}
+        self._publishers = publishers
+        self._meter = link if isinstance(link, Meter) else None
         self._presence = Presence(device, session=session)
         self._offers: deque[Ask] = deque()
         self._answers: deque[Answer] = deque()
         self._finals: deque[str] = deque()
+        self._now_final: list[str] = []
         self._woken = False
         self._connected = False
-        self._max_packet_bytes: int | None = None
-        self._unacked: dict[int, tuple[str, int]] = {}
         self._heard_ns = 0
         self._ends: dict[str, End] = {}
-        self._sent: set[str] = set()
         self._ended: OrderedDict[str, Literal["late", "duplicate"]] = OrderedDict()
         self._tally = Tally(_COUNTERS, log=_log)
+        self._sender = Sender(
+            link,
+            device=device,
+            outbox=outbox,
+            window=window,
+            tally=self._tally,
+            clock=clock,
+            meter=self._meter,
+        )
         self._trouble: str | None = None
         self._closing_s: float | None = None
         self._error: BaseException | None = None
@@ -164,7 +162,13 @@ class Pump:
 
     def counters(self) -> dict[str, int]:
         """Copy the counters; bytes are those of topics and payloads."""
-        return self._tally.copy()
+        counts = self._tally.copy()
+        counts.update({f"outbox_{name}": n for name, n in self._outbox.counters().items()})
+        for publisher in self._publishers:
+            counts.update(publisher.counters())
+        if self._meter is not None:
+            counts.update({f"left_{name}": n for name, n in self._meter.left.items()})
+        return counts
 
     def check(self) -> None:
         """Raise if the thread has died.
@@ -190,9 +194,15 @@ class Pump:
             while self._closing_s is None:
                 self._turn()
             self._store()
+            self._publish()
+            self._finalise()
             if self._connected:
                 self._presence.part(self._link)
-            self._link.close(timeout_s=self._closing_s)
+            for event in self._link.close(timeout_s=self._closing_s):
+                if isinstance(event, Delivered):
+                    self._deliver(event)
+            for publisher in self._publishers:
+                publisher.close()
             self._outbox.close()
         except BaseException as error:  # noqa: BLE001 -- kept for `check`, which ends the daemon
             _log.critical("the uplink's thread died", exc_info=error)
@@ -205,14 +215,16 @@ class Pump:
         events = self._link.poll(self._patience_s())
         for event in events:
             self._handle(event)
+        self._ring()  # first: what has ended and is not yet final is safe all the while
         self._settle()
-        self._ring()
         for event in events:
             if isinstance(event, Received) and event.token is not None:
                 self._link.ack(event.token)
         self._store()
         self._expire()
         self._send()
+        self._publish()
+        self._finalise()
         self._fail()
         self._ring()
         if self._connected and self._presence.insist(self._link):
@@ -223,10 +235,16 @@ class Pump:
             self._bell.set()
 
     def _patience_s(self) -> float:
-        next_ns = self._outbox.next_ns()
+        now_ns = self._clock()
+        times = [publisher.next_ns() for publisher in self._publishers]
+        times += [
+            self._outbox.next_ns(),
+            None if self._meter is None else self._meter.next_ns(now_ns),
+        ]
+        next_ns = min((at_ns for at_ns in times if at_ns is not None), default=None)
         if next_ns is None:
             return _IDLE_S
-        return min(_IDLE_S, max(0.0, (next_ns - self._clock()) / 1e9))
+        return min(_IDLE_S, max(0.0, (next_ns - now_ns) / 1e9))
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -237,29 +255,38 @@ class Pump:
             case Received():
                 self._receive(event)
             case Delivered():
-                known = self._unacked.pop(event.mid, None) is not None
-                if event.refused is not None:
-                    self._tally.drop("undelivered", event.refused)
-                elif known:
-                    self._tally.add("delivered")
+                self._deliver(event)
             case Subscribed(refused=refused):
                 if refused:
                     _log.error("the broker refuses the subscription to %s", ", ".join(refused))
 
+    def _deliver(self, event: Delivered) -> None:
+        known = self._sender.delivered(event)
+        if any(one.delivered(event.mid, event.refused) for one in self._publishers):
+            return
+        if event.refused is not None:
+            self._tally.drop("undelivered", event.refused)
+        elif known:
+            self._tally.add("delivered")
+
     def _connect(self, event: Connected) -> None:
         self._connected = True
         self._trouble = None
-        self._max_packet_bytes = event.max_packet_bytes
+        self._sender.connected(event.max_packet_bytes)
         self._tally.add("connects")
         _log.info("connected, MQTT %s", event.protocol)
-        self._link.subscribe((self._device.answer, self._device.status))
+        others = [topic for publisher in self._publishers for topic in publisher.filters]
+        self._link.subscribe((self._device.answer, self._device.status, *others))
         self._presence.announce(self._link)
         self._tally.add("births")
+        for publisher in self._publishers:
+            publisher.connected(self._link)
 
     def _disconnect(self, event: Disconnected) -> None:
         self._connected = False
-        self._outbox.requeue([ask_id for ask_id, _ in self._unacked.values()])
-        self._unacked.clear()
+        self._sender.disconnected()
+        for publisher in self._publishers:
+            publisher.disconnected()
         if event.stood:
             self._tally.add("disconnects")
             _log.info("disconnected: %s", event.reason)
@@ -271,6 +298,8 @@ class Pump:
         self._tally.add("bytes_down", len(event.topic) + len(event.payload))
         if event.topic == self._presence.topic:
             self._presence.heard(event)
+        elif any(publisher.received(event) for publisher in self._publishers):
+            pass
         elif event.topic != self._device.answer:
             self._tally.add("stray")  # amqtt sends whatever it retains to whoever connects
         elif len(event.payload) > wire.MAX_REPLY_BYTES:
@@ -289,6 +318,10 @@ class Pump:
             self._tally.drop(self._ended.get(reply.id, "forged"), f"nobody waits for {reply.id}")
             return
         try:
+            _check(reply, record)
+            if reply.status == "claim":
+                self._sender.claim(record, worker=str(reply.detail))
+                return
             answer = _answer(reply, record)
         except WireError as error:
             self._tally.drop("forged", error)
@@ -311,7 +344,7 @@ class Pump:
         self._answers.append(answer)
 
     def _remember(self, ask_id: str, means: Literal["late", "duplicate"]) -> None:
-        self._sent.discard(ask_id)
+        self._sender.forget(ask_id)
         self._ended[ask_id] = means
         if len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
@@ -322,9 +355,9 @@ class Pump:
             self._ends.clear()
 
     def _store(self) -> None:
-        """Take what was offered into the outbox, in one commit; then what has become final."""
+        """Take what was offered into the outbox, in one commit."""
         self._woken = False
-        finals = _taken(self._finals)  # first: what they are about was offered before
+        self._now_final = _taken(self._finals)  # first: what they are about was offered before
         records = []
         for ask in _taken(self._offers):
             try:
@@ -334,14 +367,32 @@ class Pump:
                 self._answers.append(Answer(ask.id, ask.stream, "refused", detail=str(error)))
         if records:
             self._put(records)
-        if finals:
-            self._outbox.final(finals)
+
+    def _publish(self) -> None:
+        """Give the others their turn: with the link, unless it is away or has to rest."""
+        if not self._publishers:
+            return
+        now_ns = self._clock()
+        rests = self._meter is not None and not self._meter.admits("", 0, now_ns=now_ns)
+        link = self._link if self._connected and not rests else None
+        for publisher in self._publishers:
+            publisher.turn(link, now_ns)
+
+    def _finalise(self) -> None:
+        """Note what has become final, now that the publishers have it on disk, too."""
+        if self._now_final:
+            self._outbox.final(self._now_final)
+            self._now_final = []
 
     def _put(self, records: Sequence[Record]) -> None:
         streams = {record.id: record.stream for record in records}
+        early = self._sender.send_early(records)
         placed = self._outbox.put(records)
+        for record in early:
+            self._sender.lease(record)
         for ask_id in placed.refused:
             self._tally.add("not_stored")
+            self._remember(ask_id, "late")  # it may have been sent
             detail = "the outbox is full, or its disk"
             self._answers.append(Answer(ask_id, streams[ask_id], "not_stored", detail=detail))
         for ask_id in placed.evicted:
@@ -357,6 +408,7 @@ class Pump:
         contract = self._contracts.get(ask.stream)
         if contract is None:
             raise WireError("no far end is known for this stream", where=ask.stream)
+        codec = self._codecs.get(ask.stream, "raw")
         request = wire.Request(
             v=1,
             id=ask.id,
@@ -368,9 +420,9 @@ class Pump:
             remaining_ms=None,
             dtype=contract.dtype,
             shape=ask.body.shape,
-            codec="raw",
+            codec=codec,
             opinion=wire.opinion_of(ask.opinion),
-            body=wire.pack(ask.body, contract.dtype),
+            body=bodies.encode(ask.body, dtype=contract.dtype, codec=codec),
         )
         if len(request.body) + _MARGIN_BYTES > wire.MAX_REQUEST_BYTES:
             raise WireError(f"{len(request.body)} bytes are too many for a request", where=ask.id)
@@ -403,59 +455,20 @@ class Pump:
             self._remember(ask_id, "late")
 
     def _send(self) -> None:
-        """Send what is due, as far as the window goes."""
-        window = self._window
-        room = min(
-            window.unanswered - self._outbox.stats().in_flight,
-            window.unacked - len(self._unacked),
-        )
-        if not self._connected or room <= 0:
-            return
-        now_ns = self._clock()
-        under_way = sum(size for _, size in self._unacked.values())
-        for record in self._outbox.due(room, backlog=window.backlog):
-            payload = wire.encode(_timed(record, now_ns))
-            if under_way and under_way + len(payload) > window.unacked_bytes:
-                break
-            if not self._send_one(record, payload, now_ns):
-                break
-            under_way += len(payload)
+        for record, detail in self._sender.send():
+            self._end(Answer(record.id, record.stream, "refused", detail=detail), "refused")
         self._settle()
 
-    def _send_one(self, record: Record, payload: bytes, now_ns: int) -> bool:
-        topic = self._device.ask(record.stream)
-        limit = self._max_packet_bytes
-        if limit is not None and len(payload) + _MARGIN_BYTES > limit:
-            detail = f"{len(payload)} bytes; the broker takes packets of {limit}"
-            self._end(Answer(record.id, record.stream, "refused", detail=detail), "refused")
-            return True
-        mid = self._link.send(topic, payload, properties=self._beside(record, now_ns))
-        if mid is None:
-            return False
-        self._unacked[mid] = (record.id, len(payload))
-        lease_s = self._window.lease_s * min(_LONGEST_LEASE, 2 ** self._outbox.sends(record.id))
-        self._outbox.sent(record.id, lease_until_ns=now_ns + int(lease_s * 1e9))
-        self._tally.add("resent" if record.id in self._sent else "sent")
-        self._tally.add("bytes_up", len(topic) + len(payload))
-        self._sent.add(record.id)
-        return True
 
-    def _beside(self, record: Record, now_ns: int) -> Properties:
-        """Return what MQTT 5 can use of a request: whole seconds, rounded up, at least one."""
-        left_ns = None if record.deadline_ns is None else max(1, record.deadline_ns - now_ns)
-        return Properties(
-            content_type=wire.CONTENT_TYPE,
-            response_topic=self._device.answer,
-            correlation=record.id.encode(),
-            expiry_s=None if left_ns is None else -(-left_ns // 1_000_000_000),
-        )
+def _check(reply: wire.Reply, record: Record) -> None:
+    """Check that a reply is one to an ask.
 
-
-def _timed(record: Record, now_ns: int) -> wire.Request:
-    if record.deadline_ns is None:
-        return record.request
-    remaining_ms = max(0, (record.deadline_ns - now_ns) // 1_000_000)
-    return msgspec.structs.replace(record.request, remaining_ms=remaining_ms)
+    Raises:
+        WireError: it is not.
+    """
+    asked = record.request
+    if reply.contract != asked.contract or reply.session != asked.session:
+        raise WireError("of another model or session", where=reply.id)
 
 
 def _answer(reply: wire.Reply, record: Record) -> Answer:
@@ -464,9 +477,6 @@ def _answer(reply: wire.Reply, record: Record) -> Answer:
     Raises:
         WireError: it does not fit the ask.
     """
-    asked = record.request
-    if reply.contract != asked.contract or reply.session != asked.session:
-        raise WireError("of another model or session", where=reply.id)
     if reply.status == "error":
         return Answer(reply.id, record.stream, "refused", detail=reply.detail)
     probs = wire.distribution(reply.probs, classes=record.classes)

@@ -193,12 +193,14 @@ class ScriptedLink:
             self._woken = True
             self._broker.changed.notify_all()
 
-    def close(self, *, timeout_s: float) -> None:  # noqa: ARG002 -- the protocol's signature
+    def close(self, *, timeout_s: float) -> list[Event]:  # noqa: ARG002 -- the protocol's signature
         """Part in peace."""
         with self._broker.changed:
             self._open = False
             self._connected = False
             self._broker.detach(self, None)
+            events, self._events = list(self._events), deque()
+            return events
 
     def cut(self, reason: str) -> None:
         """Lose the connection, and with it the subscriptions."""

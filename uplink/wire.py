@@ -1,13 +1,19 @@
 """The messages: what they hold, and how strangers' bytes are read without harm.
 
-Both are MessagePack arrays that begin with the version. All numbers of a tensor travel as
-raw little-endian bytes in C order. Sizes are checked before anything is decoded; what a
-decode function returns fits together, what does not raises `WireError`.
+All are MessagePack arrays that begin with the version. The numbers of a tensor travel as
+little-endian bytes in C order, in one of the `codecs`. Sizes are checked before anything is
+decoded; what a decode function returns fits together, what does not raises `WireError`.
+
+A request that is longer than what the broker takes goes in parts. They must all reach one
+worker, which a shared subscription does not promise: so the device announces them by a
+`Notice` where it would ask, the worker that gets it claims them by a `Reply` that names the
+worker, and the device sends each `Part` to that one. Joined, they are the request's bytes.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,16 +24,21 @@ from numpy.typing import NDArray
 from ..models.errors import WireError
 from ..models.manifest import DType
 from ..models.records import Opinion
+from . import codecs
 from .asks import Kind
 
 VERSION = 1
 CONTENT_TYPE = "application/msgpack"
 MAX_REQUEST_BYTES = 4 << 20
+MAX_TENSOR_BYTES = 16 << 20
 MAX_REPLY_BYTES = 1 << 20
+MAX_NOTICE_BYTES = 512
+MAX_PARTS = 4096
 MAX_CLASSES = 1 << 16
 _MAX_AXES = 8
 _ONE_IS_SHORT_OF = 1e-3  # what a sum of float32 or float16 probabilities may miss
 
+Codec = codecs.Codec
 Id = Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,64}\Z")]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,64}\Z")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
@@ -58,47 +69,71 @@ class Request(Struct, frozen=True, array_like=True, gc=False):
     remaining_ms: Count | None
     dtype: DType
     shape: Annotated[tuple[Axis, ...], Meta(max_length=_MAX_AXES)]
-    codec: Literal["raw"]
+    codec: Codec
     opinion: WireOpinion | None
     body: bytes
 
 
 class Reply(Struct, frozen=True, array_like=True, gc=False):
-    """One answer. ``probs`` and ``alpha`` are float32 bytes; a refusal has neither."""
+    """One answer. ``probs`` and ``alpha`` are float32 bytes; a refusal has neither.
+
+    A claim has neither, too: its ``detail`` is the name of the worker that wants the parts.
+    """
 
     v: Literal[1]
     id: Id
     session: Count
     contract: Digest
-    status: Literal["ok", "error"]
+    status: Literal["ok", "error", "claim"]
     detail: Annotated[str, Meta(max_length=256)] | None
     probs: bytes
     alpha: bytes | None
     elapsed_ms: float
 
 
+class Notice(Struct, frozen=True, array_like=True, gc=False):
+    """A request of ``size`` bytes that is to come in ``parts`` parts."""
+
+    v: Literal[1]
+    id: Id
+    session: Count
+    contract: Digest
+    size: Annotated[int, Meta(ge=1, le=MAX_REQUEST_BYTES)]
+    parts: Annotated[int, Meta(ge=1, le=MAX_PARTS)]
+    remaining_ms: Count | None
+
+
+class Part(Struct, frozen=True, array_like=True, gc=False):
+    """Part ``index`` of ``count``, from 0, of an encoded request."""
+
+    v: Literal[1]
+    id: Id
+    session: Count
+    index: Annotated[int, Meta(ge=0, lt=MAX_PARTS)]
+    count: Annotated[int, Meta(ge=1, le=MAX_PARTS)]
+    data: Annotated[bytes, Meta(min_length=1, max_length=MAX_REQUEST_BYTES)]
+
+
+_is_name = re.compile(r"[a-z0-9_-]{1,64}").fullmatch
 _read_request = msgspec.msgpack.Decoder(Request).decode
 _read_reply = msgspec.msgpack.Decoder(Reply).decode
+_read_notice = msgspec.msgpack.Decoder(Notice).decode
+_read_part = msgspec.msgpack.Decoder(Part).decode
 
 
-def encode(message: Request | Reply) -> bytes:
+def encode(message: Request | Reply | Notice | Part) -> bytes:
     """Return the message's bytes."""
     return msgspec.msgpack.encode(message)
 
 
 def decode_request(payload: bytes, *, max_bytes: int = MAX_REQUEST_BYTES) -> Request:
-    """Read a request whose body fills its shape exactly.
+    """Read a request whose body can be the tensor that it claims; `tensor` decodes it.
 
     Raises:
         WireError: it is too long, no request of this version, or contradicts itself.
     """
     request: Request = _decode(payload, _read_request, max_bytes=max_bytes, what="request")
-    wanted = math.prod(request.shape) * np.dtype(request.dtype).itemsize
-    if wanted != len(request.body):
-        raise WireError(
-            f"{len(request.body)} bytes for {request.dtype} {request.shape}, which takes {wanted}",
-            where="request: body",
-        )
+    _check_body(request)
     if request.opinion is not None:
         _check_opinion(request.opinion)
     return request
@@ -113,17 +148,49 @@ def decode_reply(payload: bytes, *, max_bytes: int = MAX_REPLY_BYTES) -> Reply:
     reply: Reply = _decode(payload, _read_reply, max_bytes=max_bytes, what="reply")
     if reply.status == "ok" and not reply.probs:
         raise WireError("an answer without probabilities", where="reply: probs")
+    if reply.status == "claim" and _is_name(reply.detail or "") is None:
+        raise WireError("a claim that names no worker", where="reply: detail")
     return reply
+
+
+def decode_notice(payload: bytes, *, max_bytes: int = MAX_NOTICE_BYTES) -> Notice:
+    """Read what announces a request in parts, none of which is empty.
+
+    Raises:
+        WireError: it is too long, no notice of this version, or announces too much.
+    """
+    notice: Notice = _decode(payload, _read_notice, max_bytes=max_bytes, what="notice")
+    if notice.parts > notice.size:
+        raise WireError(f"{notice.parts} parts of {notice.size} bytes", where="notice: parts")
+    return notice
+
+
+def decode_part(payload: bytes, *, max_bytes: int = MAX_REQUEST_BYTES) -> Part:
+    """Read one part; whether it was announced is for `parts.Gatherer` to say.
+
+    Raises:
+        WireError: it is too long, no part of this version, or none of its count.
+    """
+    part: Part = _decode(payload, _read_part, max_bytes=max_bytes, what="part")
+    if part.index >= part.count:
+        raise WireError(f"part {part.index} of {part.count}", where="part: index")
+    return part
 
 
 def pack(array: NDArray[Any], dtype: str) -> bytes:
     """Return the numbers of ``array`` as ``dtype``, little-endian, in C order."""
-    return np.ascontiguousarray(array, _little(dtype)).tobytes()
+    return codecs.encode(array, dtype=dtype, codec="raw")
 
 
 def tensor(request: Request) -> NDArray[Any]:
-    """Return the body as a read-only array of the request's shape and dtype."""
-    return np.frombuffer(request.body, _little(request.dtype)).reshape(request.shape)
+    """Return the body as a read-only array of the request's shape and dtype.
+
+    Raises:
+        WireError: it holds other numbers than that, or its codec cannot be read here.
+    """
+    return codecs.decode(
+        request.body, dtype=request.dtype, shape=request.shape, codec=request.codec
+    )
 
 
 def distribution(data: bytes, *, classes: int) -> NDArray[np.float32]:
@@ -180,6 +247,27 @@ def _numbers(data: bytes, *, classes: int, where: str) -> NDArray[np.float32]:
     return numbers
 
 
+def _check_body(request: Request) -> None:
+    """Check the sizes alone, before anything is decoded."""
+    what = f"{request.dtype} {request.shape}"
+    wanted = math.prod(request.shape) * np.dtype(request.dtype).itemsize
+    if wanted > MAX_TENSOR_BYTES:
+        raise WireError(
+            f"{what} takes {wanted} bytes, at most {MAX_TENSOR_BYTES} are read",
+            where="request: shape",
+        )
+    why = codecs.misfit(request.codec, dtype=request.dtype, shape=request.shape)
+    if why is not None:
+        raise WireError(why, where="request: codec")
+    size = len(request.body)
+    most = codecs.longest(request.codec, dtype=request.dtype, shape=request.shape)
+    if size > most or (size != most and request.codec in {"raw", "float16"}):
+        raise WireError(
+            f"{size} bytes for {what}, which takes {most} as {request.codec}",
+            where="request: body",
+        )
+
+
 def _check_opinion(opinion: WireOpinion) -> None:
     """Check the form alone: who uses the numbers reads them by `distribution`."""
     classes, rest = divmod(len(opinion.probs), 4)
@@ -187,8 +275,3 @@ def _check_opinion(opinion: WireOpinion) -> None:
         raise WireError(f"{len(opinion.probs)} bytes of probabilities", where="request: opinion")
     if not (math.isfinite(opinion.score) and math.isfinite(opinion.vacuity or 0.0)):
         raise WireError("not finite", where="request: opinion")
-
-
-def _little(dtype: str) -> np.dtype[Any]:
-    little: np.dtype[Any] = np.dtype(dtype).newbyteorder("<")
-    return little

@@ -1,31 +1,36 @@
 """The service at the far end: it answers what devices ask, with the models it is handed.
 
-It runs in its caller's thread. Asks that have come together are answered in batches of one
+It runs in its caller's thread. Asks that come close together are answered in batches of one
 contract. An ask is acknowledged when the broker has its answer, so that one which this
-worker cannot finish comes again, here or to another of the group; an ask that comes twice
+worker cannot finish may come again, here or to another of the group; an ask that comes twice
 gets the same answer twice, without a second thought.
+
+Asks come only while every model is there: one that is away for a while, because its server
+is, ends the subscription for all, and what is in hand for it is kept, neither answered nor
+acknowledged. It is answered when the model is back. Brokers differ in what they deliver
+again and to whom; the device's outbox does so in any case, so nothing is lost here that it
+has not been told about.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
-from msgspec import Struct
 from numpy.typing import NDArray
 
-from ..models.errors import WireError
-from ..models.records import Probs
+from ..models.errors import ModelAwayError, WireError
 from ..telemetry.clock import Clock, boottime_ns
 from . import topics, wire
-from .asks import Contract
+from .attendance import Attendance
+from .claims import Claim, Claims
 from .link import (
     Connected,
     Delivered,
@@ -38,48 +43,26 @@ from .link import (
     Token,
 )
 from .probe import Probe, Verdict
+from .responder import Responder, refusal, replies, reply
 from .tally import Tally
+from .worker_figures import Figures, ModelMeter
+from .worker_memory import Answers, Hand, Job
+
+__all__ = ["Responder", "Worker"]
 
 _log = logging.getLogger(__name__)
 
-Respond = Callable[[NDArray[Any]], tuple[Probs, Probs | None]]
-"""A batch (B, *shape) to probabilities (B, K) and, with evidence, alpha (B, K)."""
-
-_Key = tuple[str, str, str, str, bytes]
 _COUNTERS = (
     *("connects", "disconnects", "asks", "answered", "repeated", "errors", "batches"),
     *("expired", "not_ours", "retained", "malformed", "oversized", "stray", "undelivered"),
-    *("bytes_up", "bytes_down"),
+    *("claims", "shed", "away", "bytes_up", "bytes_down"),
 )
 _IDLE_S = 1.0
-
-
-class Responder(Struct, frozen=True, kw_only=True):
-    """One model: what it answers to, the graph input that a body feeds, and the call."""
-
-    contract: Contract
-    respond: Respond
-    entry: str = "input"
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """One ask in hand, with all the messages that brought it."""
-
-    device: topics.Device
-    request: wire.Request
-    came_ns: int
-    tokens: list[Token] = field(default_factory=list)
-
-    @property
-    def key(self) -> _Key:
-        """Return what makes two asks the same one.
-
-        Not the id alone: a device that has lost its state may count from the same again.
-        """
-        request = self.request
-        body = hashlib.blake2b(request.body, digest_size=8).digest()
-        return (self.device.site, self.device.name, request.id, request.contract, body)
+_TRIES = 3  # absences of its model that one ask may live through
+_BATCH_BYTES = 64 << 20
+_FIGURES_NS = 250_000_000  # quantiles take longer than a small model
+_IN_HAND = 1024
+_IN_HAND_BYTES = 64 << 20
 
 
 class Worker:
@@ -87,8 +70,10 @@ class Worker:
 
     ``responders`` answer by the digest of their contract. ``group`` names the shared
     subscription; where the broker has none, this worker takes the asks of its ``shard``
-    (index, count). ``on_serving`` is called whenever asks can come, with "shared" or
-    "plain". ``memory`` bounds the answers kept for asks that come twice.
+    (index, count). The first ask of a batch waits for ``max_batch`` of them for ``batch_wait_s``
+    at most. ``on_serving`` is called whenever asks can come, with "shared" or "plain", and
+    ``on_waiting`` whenever they cannot since a model is away, with the reason. ``memory``
+    bounds the answers kept for asks that come twice.
     """
 
     def __init__(
@@ -100,9 +85,11 @@ class Worker:
         group: str = "workers",
         shard: tuple[int, int] = (0, 1),
         max_batch: int = 32,
+        batch_wait_s: float = 0.0,
         memory: int = 4096,
         memory_bytes: int = 16 << 20,
         on_serving: Callable[[Verdict], None] | None = None,
+        on_waiting: Callable[[str], None] | None = None,
         clock: Clock = boottime_ns,
     ) -> None:
         self._link = link
@@ -110,18 +97,29 @@ class Worker:
         self._responders: Mapping[str, Responder] = {one.contract.digest: one for one in responders}
         self._group = group
         self._shard = shard
-        self._max_batch = max_batch
-        self._given = _Memory(memory, memory_bytes)
+        self._hand = Hand(
+            {one.contract.digest: _size(one, max_batch) for one in responders},
+            wait_ns=int(batch_wait_s * 1e9),
+            count=_IN_HAND,
+            size_bytes=_IN_HAND_BYTES,
+        )
+        self._given = Answers(memory, memory_bytes)
+        self._claims = Claims()
+        self._models = Attendance(responders)
         self._on_serving = on_serving
+        self._on_waiting = on_waiting
         self._clock = clock
         self._probe: Probe | None = None
-        self._mode: Verdict | None = None
+        self._connected = False
+        self._mode: Verdict | None = None  # how this broker shares, once it is known
+        self._subscribed_to: str | None = None
         self._serving = False
         self._owed: dict[int, list[Token]] = {}
-        self._jobs: dict[_Key, _Job] = {}
         self._trouble: str | None = None
         self._stopping = threading.Event()
         self._tally = Tally(_COUNTERS, log=_log)
+        self._meters = {one.contract.digest: ModelMeter(one.contract.name) for one in responders}
+        self._figures = self._measured()
 
     @property
     def serving(self) -> Verdict | None:
@@ -130,7 +128,11 @@ class Worker:
 
     def counters(self) -> dict[str, int]:
         """Copy the counters; bytes are those of topics and payloads."""
-        return self._tally.copy()
+        return self._tally.copy() | self._claims.counters()
+
+    def figures(self) -> Figures:
+        """Return the state as of the last turn, a second ago at most; for any thread."""
+        return self._figures
 
     def stop(self) -> None:
         """Make `run` finish what it has taken and return; for any thread or signal."""
@@ -138,7 +140,11 @@ class Worker:
         self._link.wake()
 
     def run(self, *, drain_s: float = 2.0) -> None:
-        """Serve until stopped; then finish what has come, for ``drain_s`` at most."""
+        """Serve until stopped; then finish what has come, for ``drain_s`` at most.
+
+        Raises:
+            HedgeError: a model's server serves another model than the one it should.
+        """
         names = ", ".join(one.contract.name for one in self._responders.values())
         _log.info("worker %s answers for %s", self._name, names)
         self._link.open()
@@ -150,28 +156,64 @@ class Worker:
             self._link.close(timeout_s=drain_s)
 
     def _drain(self, drain_s: float) -> None:
-        if self._mode is not None:
-            self._link.unsubscribe((self._filter(self._mode),))
+        """Take no more asks; answer those in hand, and see the answers off.
+
+        The call of a model that has begun is not cut short, and ``drain_s`` does not count it.
+        """
+        self._withdraw()
+        if self._connected:
+            self._link.unsubscribe((topics.parts_filter(self._name),))
+        self._probe = None
         until_s = time.monotonic() + drain_s
-        while self._owed and time.monotonic() < until_s:
+        while self._can_answer() and time.monotonic() < until_s:
             self._turn(0.05)
+        left = len(self._hand) + len(self._owed)
+        if left:
+            _log.warning("stopped with %d asks unanswered; their devices will ask again", left)
+        else:
+            _log.info("stopped, with every ask answered")
+
+    def _can_answer(self) -> bool:
+        """Return whether waiting can still bring an answer to the broker."""
+        answerable = self._hand.next_ns(away=self._models.away) is not None
+        return self._connected and (answerable or bool(self._owed))
 
     def _turn(self, timeout_s: float) -> None:
-        if self._probe is not None:
-            timeout_s = min(timeout_s, self._probe.wait_s())
-        for event in self._link.poll(timeout_s):
+        for event in self._link.poll(min(timeout_s, self._patience_s())):
             self._handle(event)
         if self._probe is not None:
             self._serve(self._probe.lapse())
+        if self._models.look():
+            self._resume()
+        for token in self._claims.lapse(now_ns=self._clock()):
+            self._ack(token)
         self._work()
+        if self._clock() - self._figures.turned_ns >= _FIGURES_NS:
+            self._figures = self._measured()
+
+    def _patience_s(self) -> float:
+        """Return how long nothing has to be done but what the link tells us."""
+        waits_s = [math.inf]
+        if self._probe is not None:
+            waits_s.append(self._probe.wait_s())
+        due_ns = self._hand.next_ns(away=self._models.away)
+        if due_ns is not None:
+            waits_s.append(max(0.0, (due_ns - self._clock()) / 1e9))
+        look_s = self._models.wait_s()
+        if look_s is not None:
+            waits_s.append(look_s)
+        return min(waits_s)
+
+    # ---- The connection, and how asks come
 
     def _handle(self, event: Event) -> None:
         match event:
             case Connected():
                 self._trouble = None
+                self._connected = True
                 self._tally.add("connects")
                 _log.info("connected, MQTT %s", event.protocol)
-                self._probe = Probe(self._link, group=self._group, worker=self._name)
+                self._resume()
             case Disconnected():
                 self._disconnect(event)
             case Subscribed():
@@ -186,7 +228,9 @@ class Worker:
 
     def _disconnect(self, event: Disconnected) -> None:
         self._probe = None
+        self._connected = False
         self._mode = None
+        self._subscribed_to = None
         self._serving = False
         self._owed.clear()
         if event.stood:
@@ -199,12 +243,26 @@ class Worker:
     def _subscribed(self, event: Subscribed) -> None:
         if self._probe is not None:
             self._serve(self._probe.on(event))
-        elif event.refused:
+            return
+        if event.refused:
             _log.error("the broker refuses the subscription to %s", ", ".join(event.refused))
+        if self._subscribed_to is None or self._subscribed_to in event.refused or self._serving:
+            return
+        self._serving = True
+        _log.info("serving, %s subscription", self._mode)
+        if self._on_serving is not None and self._mode is not None:
+            self._on_serving(self._mode)
+
+    def _resume(self) -> None:
+        """Let asks come, if every model is there and the broker is."""
+        if not self._connected or self._stopping.is_set():
+            return
+        if self._models.away:
+            self._say_waiting()
         elif self._mode is not None:
-            self._serving = True
-            if self._on_serving is not None:
-                self._on_serving(self._mode)
+            self._serve(self._mode)
+        elif self._probe is None:
+            self._probe = Probe(self._link, group=self._group, worker=self._name)
 
     def _serve(self, verdict: Verdict | None) -> None:
         """Subscribe to the asks in the way that the probe has found to work."""
@@ -212,49 +270,132 @@ class Worker:
             return
         self._probe = None
         self._mode = verdict
-        self._link.subscribe((self._filter(verdict),))
-        if verdict == "plain":
+        if self._models.away or self._stopping.is_set():
+            return
+        wanted = topics.ASKS
+        if verdict == "shared":
+            wanted = topics.shared(self._group, wanted)
+        else:
             index, count = self._shard
             _log.info("the broker shares no subscriptions: taking shard %d of %d", index, count)
+        self._subscribed_to = wanted
+        self._link.subscribe((wanted, topics.parts_filter(self._name)))
 
-    def _filter(self, verdict: Verdict) -> str:
-        return topics.shared(self._group, topics.ASKS) if verdict == "shared" else topics.ASKS
+    def _withdraw(self) -> None:
+        """Let no more asks come; the parts of those that are claimed still do."""
+        if self._subscribed_to is not None:
+            self._link.unsubscribe((self._subscribed_to,))
+        self._subscribed_to = None
+        self._serving = False
+
+    def _say_waiting(self) -> None:
+        if self._on_waiting is not None:
+            self._on_waiting("; ".join(self._models.away.values()))
+
+    # ---- What comes
 
     def _receive(self, event: Received) -> None:
+        """Take in a message. It is acknowledged at once, unless an answer is owed for it."""
         self._tally.add("bytes_down", len(event.topic) + len(event.payload))
         if self._probe is not None and self._probe.owns(event.topic):
             self._serve(self._probe.on(event))
             self._ack(event.token)
-        elif not self._take(event):
+        elif not self._sort(event):
             self._ack(event.token)
 
-    def _take(self, event: Received) -> bool:
-        """Make a job of an ask; False where there is none to be made."""
-        try:
-            device, _ = topics.parse_ask(event.topic)
-        except WireError:
-            self._tally.add("stray")
-            return False
-        if event.retained:  # an ask is for now; a broker that keeps one would serve it for ever
-            self._tally.drop("retained", event.topic)
-            return False
-        if len(event.payload) > wire.MAX_REQUEST_BYTES:
-            self._tally.drop("oversized", f"{len(event.payload)} bytes")
-            return False
-        try:
-            request = wire.decode_request(event.payload)
-        except WireError as error:
-            self._tally.drop("malformed", error)
-            return False
+    def _sort(self, event: Received) -> bool:
+        """Do what the topic asks for; False where nothing is owed for the message."""
+        for parse, take in (
+            (topics.parse_ask, self._take_ask),
+            (topics.parse_notice, self._take_notice),
+            (topics.parse_part, self._take_part),
+        ):
+            try:
+                device, _ = parse(event.topic)
+            except WireError:
+                continue
+            if event.retained:  # it is for now; a broker that keeps one would serve it for ever
+                self._tally.drop("retained", event.topic)
+                return False
+            if len(event.payload) > wire.MAX_REQUEST_BYTES:
+                self._tally.drop("oversized", f"{len(event.payload)} bytes")
+                return False
+            try:
+                return take(device, event)
+            except WireError as error:
+                self._tally.drop("malformed", error)
+                return False
+        self._tally.add("stray")
+        return False
+
+    def _take_ask(self, device: topics.Device, event: Received) -> bool:
+        request = wire.decode_request(event.payload)
         if self._mode == "plain" and not self._is_ours(device, request.id):
             self._tally.add("not_ours")
             return False
+        return self._take(device, request, [] if event.token is None else [event.token])
+
+    def _take(self, device: topics.Device, request: wire.Request, tokens: list[Token]) -> bool:
+        """Take an ask in hand, or end it; False where nothing is owed for its messages."""
         self._tally.add("asks")
-        job = _Job(device, request, self._clock())
-        job = self._jobs.setdefault(job.key, job)
-        if event.token is not None:
-            job.tokens.append(event.token)
+        job = Job(device, request, self._clock(), tokens)
+        payload = self._given.get(job.key)
+        if payload is not None:
+            self._tally.add("repeated")
+            self._publish(job, payload)
+            return True
+        why = refusal(self._responders.get(request.contract), request)
+        if why is not None:
+            self._refuse(job, why)
+            return True
+        if not self._hand.add(job):
+            self._tally.drop("shed", "more asks than can be held")
+            return False
         return True
+
+    def _take_notice(self, device: topics.Device, event: Received) -> bool:
+        """Claim a request that goes in parts.
+
+        Also one that was answered before: a notice does not show that it is about the same
+        sample. When its parts are here, the answer is given without a second thought.
+        """
+        notice = wire.decode_notice(event.payload)
+        now_ns = self._clock()
+        if self._mode == "plain" and not self._is_ours(device, notice.id):
+            self._tally.add("not_ours")
+        elif notice.remaining_ms == 0:
+            self._tally.add("expired")
+        elif notice.contract not in self._responders:
+            why = f"no model of contract {notice.contract} is served here"
+            self._tally.drop("errors", why)
+            self._send(device, wire.encode(reply(notice, "error", detail=why)), notice.id)
+        elif self._claims.claim(device, notice, event.token, now_ns=now_ns):
+            self._tally.add("claims")
+            claim = reply(notice, "claim", detail=self._name)
+            self._send(device, wire.encode(claim), notice.id)
+            return True
+        return False
+
+    def _take_part(self, device: topics.Device, event: Received) -> bool:
+        """Add a part; it is acknowledged at once, since the notice of the whole is not."""
+        part = wire.decode_part(event.payload)
+        found = self._claims.take(device, part, now_ns=self._clock())
+        if found is not None and not self._take_whole(device, *found):
+            for token in found[1].tokens:
+                self._ack(token)
+        return False
+
+    def _take_whole(self, device: topics.Device, payload: bytes, claim: Claim) -> bool:
+        """Take what the parts make; False where nothing is owed for its notice."""
+        notice = claim.notice
+        try:
+            request = _announced(payload, notice)
+        except WireError as error:
+            self._tally.drop("malformed", error)
+            why = f"its parts make no request: {error}"
+            self._send(device, wire.encode(reply(notice, "error", detail=why)), notice.id)
+            return False
+        return self._take(device, request, claim.tokens)
 
     def _is_ours(self, device: topics.Device, ask_id: str) -> bool:
         index, count = self._shard
@@ -262,158 +403,146 @@ class Worker:
         digest = hashlib.blake2b(place, digest_size=8).digest()
         return int.from_bytes(digest, "little") % count == index
 
+    # ---- Answers
+
     def _work(self) -> None:
-        """Answer what has come."""
-        jobs, self._jobs = list(self._jobs.values()), {}
-        for batch in self._batches(job for job in jobs if not self._repeat(job)):
+        """Answer what is due; all of it, if no more is to come."""
+        due = partial(self._hand.due, all_of_them=self._stopping.is_set())
+        for batch in due(self._clock(), away=self._models.away):
             self._answer(batch)
 
-    def _repeat(self, job: _Job) -> bool:
-        """Give an answer that was given before once more; False if there is none."""
-        payload = self._given.get(job.key)
-        if payload is None:
-            return False
-        self._tally.add("repeated")
-        self._publish(job, payload)
-        return True
-
-    def _batches(self, jobs: Iterator[_Job]) -> list[list[_Job]]:
-        """Group what can be answered by contract; refuse the rest."""
-        batches: list[list[_Job]] = []
-        filling: dict[str, list[_Job]] = {}
-        for job in jobs:
-            refusal = self._refusal(job.request)
-            if refusal is not None:
-                self._refuse(job, refusal)
-                continue
-            batch = filling.get(job.request.contract)
-            if batch is None or len(batch) >= self._max_batch:
-                batch = filling[job.request.contract] = []
-                batches.append(batch)
-            batch.append(job)
-        return batches
-
-    def _refusal(self, request: wire.Request) -> str | None:
-        responder = self._responders.get(request.contract)
-        if responder is None:
-            return f"no model of contract {request.contract} ({request.model}) is served here"
-        contract = responder.contract
-        if (request.dtype, request.shape) != (contract.dtype, contract.shape):
-            return f"{contract.name} takes {contract.dtype} {contract.shape}"
-        if request.entry != responder.entry:
-            return f"{contract.name} has no input {request.entry}"
-        return None
-
-    def _answer(self, batch: Sequence[_Job]) -> None:
+    def _answer(self, batch: Sequence[Job]) -> None:
         """Answer one batch; one whose members spoil it is answered one by one."""
-        live = [job for job in batch if not self._is_late(job)]
+        live = [(job, body) for job in batch for body in self._opened(job)]
         if not live:
             return
-        responder = self._responders[live[0].request.contract]
+        jobs = [job for job, _ in live]
+        contract = jobs[0].request.contract
+        if contract in self._models.away:  # since an earlier batch of this turn
+            self._keep(jobs, contract, tried=False)
+            return
         self._tally.add("batches")
+        begun_ns = self._clock()
         try:
-            replies = _replies(responder, [job.request for job in live])
+            made = replies(
+                self._responders[contract],
+                [job.request for job in jobs],
+                [body for _, body in live],
+            )
+        except ModelAwayError as error:
+            self._lose(contract, str(error))
+            self._keep(jobs, contract, tried=True)
+            return
         except Exception as error:  # noqa: BLE001 -- one ask must not end the service
-            if len(live) > 1:
-                for job in live:
+            if len(jobs) > 1:
+                for job in jobs:
                     self._answer([job])
                 return
-            self._refuse(live[0], f"the model failed: {type(error).__name__}", error=error)
+            self._refuse(jobs[0], f"the model failed: {type(error).__name__}", error=error)
             return
-        for job, reply in zip(live, replies, strict=True):
-            payload = wire.encode(reply)
+        self._measure(contract, jobs, self._clock() - begun_ns)
+        for job, one in zip(jobs, made, strict=True):
+            payload = wire.encode(one)
             self._given.put(job.key, payload)
             self._tally.add("answered")
             self._publish(job, payload)
 
-    def _is_late(self, job: _Job) -> bool:
-        """Pass over an ask whose time has run out here."""
-        remaining_ms = job.request.remaining_ms
-        held_ns = self._clock() - job.came_ns
-        if remaining_ms is None or held_ns < remaining_ms * 1_000_000:
-            return False
-        self._tally.add("expired")
-        for token in job.tokens:
-            self._ack(token)
-        return True
+    def _opened(self, job: Job) -> list[NDArray[Any]]:
+        """Return an ask's tensor; none where its time has run out or it cannot be read."""
+        if job.until_ns is not None and self._clock() >= job.until_ns:
+            self._tally.add("expired")
+            for token in job.tokens:
+                self._ack(token)
+            return []
+        try:
+            return [wire.tensor(job.request)]
+        except WireError as error:
+            self._refuse(job, f"cannot be read: {error}")
+            return []
 
-    def _refuse(self, job: _Job, detail: str, *, error: BaseException | None = None) -> None:
+    def _lose(self, contract: str, reason: str) -> None:
+        """Serve no more until the model is back."""
+        self._tally.add("away")
+        self._models.lose(contract, reason)
+        self._withdraw()
+        self._say_waiting()
+
+    def _keep(self, jobs: Sequence[Job], contract: str, *, tried: bool) -> None:
+        """Keep asks until their model is back, but not those that seem to send it away."""
+        for job in jobs:
+            job.tries += tried
+            if job.tries >= _TRIES:
+                self._refuse(job, f"the model went away {_TRIES} times")
+            elif not self._hand.add(job):
+                self._tally.drop("shed", f"more asks than can be held for {contract}")
+                for token in job.tokens:
+                    self._ack(token)
+
+    def _refuse(self, job: Job, detail: str, *, error: BaseException | None = None) -> None:
         self._tally.drop("errors", detail, error=error)
-        self._publish(job, wire.encode(_reply(job.request, "error", detail=detail)))
+        self._publish(job, wire.encode(reply(job.request, "error", detail=detail)))
 
-    def _publish(self, job: _Job, payload: bytes) -> None:
+    def _publish(self, job: Job, payload: bytes) -> None:
         """Send an answer; its ask is acknowledged when the broker has it."""
-        topic = job.device.answer
-        beside = Properties(content_type=wire.CONTENT_TYPE, correlation=job.request.id.encode())
-        mid = self._link.send(topic, payload, properties=beside)
+        mid = self._send(job.device, payload, job.request.id)
         if mid is not None:
-            self._tally.add("bytes_up", len(topic) + len(payload))
             self._owed[mid] = job.tokens
+
+    def _send(self, device: topics.Device, payload: bytes, ask_id: str) -> int | None:
+        beside = Properties(content_type=wire.CONTENT_TYPE, correlation=ask_id.encode())
+        mid = self._link.send(device.answer, payload, properties=beside)
+        if mid is not None:
+            self._tally.add("bytes_up", len(device.answer) + len(payload))
+        return mid
 
     def _ack(self, token: Token | None) -> None:
         if token is not None:
             self._link.ack(token)
 
+    # ---- Figures
 
-class _Memory:
-    """The answers last given, bounded in number and bytes; the oldest go first."""
+    def _measure(self, contract: str, jobs: Sequence[Job], model_ns: int) -> None:
+        now_ns = self._clock()
+        self._hand.took(contract, model_ns)
+        meter = self._meters[contract]
+        meter.batches += 1
+        meter.batched += len(jobs)
+        meter.calls.record(model_ns)
+        for job in jobs:
+            meter.answers.record(now_ns - job.came_ns)
 
-    def __init__(self, count: int, size_bytes: int) -> None:
-        self._count = count
-        self._left_bytes = size_bytes
-        self._answers: OrderedDict[_Key, bytes] = OrderedDict()
+    def _measured(self) -> Figures:
+        """Copy what was counted."""
+        away = self._models.away
+        return Figures(
+            turned_ns=self._clock(),
+            connected=self._connected,
+            serving=self.serving,
+            waiting=len(self._hand),
+            gathering=len(self._claims),
+            counters=self.counters(),
+            models=[m.figures(away=away.get(one)) for one, m in self._meters.items()],
+        )
 
-    def get(self, key: _Key) -> bytes | None:
-        return self._answers.get(key)
 
-    def put(self, key: _Key, payload: bytes) -> None:
-        self._answers[key] = payload
-        self._left_bytes -= len(payload)
-        while len(self._answers) > self._count or self._left_bytes < 0:
-            self._left_bytes += len(self._answers.popitem(last=False)[1])
-
-
-def _replies(responder: Responder, requests: Sequence[wire.Request]) -> list[wire.Reply]:
-    """Run the model on a batch.
+def _announced(payload: bytes, notice: wire.Notice) -> wire.Request:
+    """Read the request that a notice was about.
 
     Raises:
-        WireError: what it returns is no distribution for each ask.
+        WireError: it is none, or another one.
     """
-    begun_s = time.perf_counter()
-    classes = responder.contract.classes
-    probs, alpha = responder.respond(np.stack([wire.tensor(request) for request in requests]))
-    elapsed_ms = 1e3 * (time.perf_counter() - begun_s)
-    wanted = (len(requests), classes)
-    if probs.shape != wanted or (alpha is not None and alpha.shape != wanted):
-        raise WireError(f"returned {probs.shape} for {wanted}", where=responder.contract.name)
-    replies = []
-    for row, request in enumerate(requests):
-        beliefs = wire.pack(probs[row], "float32")
-        wire.distribution(beliefs, classes=classes)
-        evidence = None if alpha is None else wire.pack(alpha[row], "float32")
-        if evidence is not None:
-            wire.concentration(evidence, classes=classes)
-        replies.append(_reply(request, "ok", probs=beliefs, alpha=evidence, elapsed_ms=elapsed_ms))
-    return replies
+    request = wire.decode_request(payload)
+    if (request.id, request.session, request.contract) != (
+        notice.id,
+        notice.session,
+        notice.contract,
+    ):
+        raise WireError("another request than was announced", where=notice.id)
+    return request
 
 
-def _reply(
-    request: wire.Request,
-    status: Literal["ok", "error"],
-    *,
-    detail: str | None = None,
-    probs: bytes = b"",
-    alpha: bytes | None = None,
-    elapsed_ms: float = 0.0,
-) -> wire.Reply:
-    return wire.Reply(
-        v=1,
-        id=request.id,
-        session=request.session,
-        contract=request.contract,
-        status=status,
-        detail=None if detail is None else detail[:256],
-        probs=probs,
-        alpha=alpha,
-        elapsed_ms=elapsed_ms,
-    )
+def _size(responder: Responder, max_batch: int) -> int:
+    """Return how many asks make a batch: as many as wanted, and as memory allows."""
+    contract = responder.contract
+    each = math.prod(contract.shape) * np.dtype(contract.dtype).itemsize
+    return max(1, min(max_batch, _BATCH_BYTES // max(1, each)))

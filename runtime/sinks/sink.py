@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
+from msgspec import Meta
 
-from ...models.records import Outcome
+from ...models.records import Outcome, Route
+
+
+def _is(description: str) -> Meta:
+    return Meta(description=description)
 
 
 class Sink(Protocol):
@@ -24,24 +29,36 @@ class Sink(Protocol):
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An outcome as a reader outside sees it: labels by name, times in milliseconds."""
+    """An outcome as a reader outside sees it; what is not known, or does not apply, is left out.
 
-    stream: str
-    id: str
-    final: bool
-    route: str
-    label: str | None
-    latency_ms: float
-    probs: list[float] | None = None
-    score: float | None = None
-    score_name: str | None = None
-    reason: str | None = None
-    degraded: str | None = None
-    reused_from: str | None = None
-    energy_j: float | None = None
+    A sample that is escalated has a first outcome, which is not final, and then exactly one
+    final outcome; any other has its final one at once. An outcome may come more than once:
+    the same id, and final or not as before, is the same outcome.
+    """
+
+    stream: Annotated[str, _is("The stream that the sample is of.")]
+    id: Annotated[str, _is("The sample's id: no other sample of the device ever has it.")]
+    final: Annotated[bool, _is("Whether this is the sample's final outcome.")]
+    route: Annotated[Route, _is("Whose answer this is, or why there is none.")]
+    label: Annotated[str | None, _is("The likeliest label; null where there is no answer.")]
+    latency_ms: Annotated[float, _is("From the sample's capture to this outcome, in milliseconds.")]
+    probs: Annotated[
+        list[float] | None, _is("The probability of each label, in the order of the bundle.")
+    ] = None
+    score: Annotated[float | None, _is("How unsure the edge was: higher is less sure.")] = None
+    score_name: Annotated[str | None, _is("Which measure of doubt the score is.")] = None
+    reason: Annotated[str | None, _is("Why it was accepted, escalated, dropped, or failed.")] = None
+    degraded: Annotated[
+        str | None, _is("Why a final outcome is without the answer that was asked for.")
+    ] = None
+    reused_from: Annotated[str | None, _is("The id of the sample whose outcome was taken.")] = None
+    energy_j: Annotated[float | None, _is("What the sample has cost, in joules.")] = None
+    at_s: Annotated[
+        float | None, _is("When it was made: Unix time in seconds, by the device's own clock.")
+    ] = None
 
 
-def line_of(outcome: Outcome, labels: tuple[str, ...]) -> Line:
+def line_of(outcome: Outcome, labels: tuple[str, ...], *, at_s: float | None = None) -> Line:
     """Return the outcome with the names of its stream's labels."""
     opinion = outcome.opinion
     return Line(
@@ -58,4 +75,5 @@ def line_of(outcome: Outcome, labels: tuple[str, ...]) -> Line:
         degraded=outcome.degraded,
         reused_from=outcome.reused_from,
         energy_j=outcome.energy_j,
+        at_s=at_s,
     )

@@ -139,7 +139,7 @@ def loop(one: Lane, *sinks: JsonLines) -> Loop:
         uplink=Absent(),
         bell=threading.Event(),
         clock=boottime_ns,
-        notifier=Notifier({}),
+        feeds=[Notifier({})],
     )
 
 

@@ -1,0 +1,211 @@
+"""The way out of the device: everything that goes over its one connection to the broker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+from msgspec import Struct, field
+
+from ..models.bundle import Bundle
+from ..telemetry.clock import boottime_ns
+from ..uplink import codecs
+from ..uplink.absent import Absent
+from ..uplink.asks import Uplink
+from ..uplink.broker_url import Broker
+from ..uplink.budget import Budget, BudgetFile
+from ..uplink.durable_outbox import DurableOutbox
+from ..uplink.home_assistant import HomeAssistant
+from ..uplink.link import Link
+from ..uplink.meter import Meter
+from ..uplink.outbox import MemoryOutbox, Outbox
+from ..uplink.outcomes import OutcomePublisher
+from ..uplink.publisher import Publisher
+from ..uplink.pump import Pump
+from ..uplink.quiet import QuietHours
+from ..uplink.spool import Spool
+from ..uplink.telemetry_topic import Telemetry, TelemetryTopic
+from ..uplink.topics import Device as Address
+from .config import OUTBOX, Config, MqttSinkConfig, UplinkConfig
+from .far_end import contract_of, link_to
+from .lane import Lane
+from .loop import Loop
+from .sinks.mqtt import MqttSink
+from .sinks.sink import Sink
+from .telemetry_feed import TelemetryFeed
+from .version import installed
+
+_BUDGET, _OUTCOMES = "budget", "outcomes"  # below the state directory, beside the outbox
+
+
+class WayOut(Struct, frozen=True, kw_only=True):
+    """The uplink, the sinks that publish through it, and where telemetry is to be handed."""
+
+    uplink: Uplink
+    sinks: Sequence[Sink] = ()
+    telemetry: TelemetryTopic | None = None
+
+
+def way_out(
+    config: Config,
+    bundles: Mapping[str, Bundle],
+    *,
+    base: Path,
+    session: int,
+    bell: threading.Event,
+) -> WayOut:
+    """Build it, not yet started.
+
+    Raises:
+        ConfigError: a URL, a file, a codec, a budget or quiet hours are no good.
+        UplinkError: another process owns the state directory.
+    """
+    uplink = config.uplink
+    if uplink is None:
+        return WayOut(uplink=Absent())
+    for stream in config.stream:
+        spec = bundles[stream.name].input
+        where = f"stream {stream.name}: codec"
+        codecs.check(stream.codec, dtype=spec.dtype, shape=spec.shape, where=where)
+    state = base / config.device.state_dir
+    address = Address(config.device.site, config.device.name)
+    link = _link(uplink, address, base=base, state=state)
+    others = _Others()
+    for sink in config.sink:
+        if isinstance(sink, MqttSinkConfig):
+            others.outcomes(sink, address, link, state=state, labels=_labels(bundles))
+    if config.telemetry.every_s is not None:
+        others.telemetry = TelemetryTopic(address, wake=link.wake)
+        others.publishers.append(others.telemetry)
+    if uplink.home_assistant is not None:
+        others.publishers.append(_home_assistant(config, uplink, address, bundles))
+    pump = Pump(
+        link,
+        device=address,
+        session=session,
+        contracts={name: contract_of(bundle) for name, bundle in bundles.items()},
+        outbox=_outbox(uplink, folder=state / OUTBOX),
+        keep_for_s=uplink.keep_for_s,
+        codecs={stream.name: stream.codec for stream in config.stream},
+        publishers=others.publishers,
+        bell=bell,
+        clock=boottime_ns,
+    )
+    return WayOut(uplink=pump, sinks=others.sinks, telemetry=others.telemetry)
+
+
+def telemetry_feed(
+    topic: TelemetryTopic,
+    *,
+    every_s: float,
+    session: int,
+    lanes: Sequence[Lane],
+    loop: Loop,
+    uplink: Uplink,
+) -> TelemetryFeed:
+    """Return what hands a record of the run so far to ``topic``, in the loop's thread."""
+    begun_s, process = time.monotonic(), psutil.Process()
+
+    def record() -> Telemetry:
+        return Telemetry(
+            session=session,
+            uptime_s=round(time.monotonic() - begun_s, 3),
+            streams={lane.name: lane.ledger.report() for lane in lanes},
+            uplink=uplink.counters(),
+            counts=dict(loop.counts),
+            rss_bytes=process.memory_info().rss,
+        )
+
+    return TelemetryFeed(topic.offer, record=record, every_s=every_s)
+
+
+class _Others(Struct):
+    """What goes over the connection beside the asks."""
+
+    publishers: list[Publisher] = field(default_factory=list)
+    sinks: list[Sink] = field(default_factory=list)
+    telemetry: TelemetryTopic | None = None
+
+    def outcomes(
+        self,
+        sink: MqttSinkConfig,
+        address: Address,
+        link: Link,
+        *,
+        state: Path,
+        labels: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        """Add the sink that publishes outcomes."""
+        spool = Spool(
+            state / _OUTCOMES if sink.keep == "disk" and sink.qos else None,
+            max_count=sink.keep_count,
+            max_bytes=sink.keep_bytes,
+            clock=boottime_ns,
+        )
+        publisher = OutcomePublisher(
+            address, spool=spool, wake=link.wake, qos=sink.qos, max_rate_hz=sink.max_rate_hz
+        )
+        self.publishers.append(publisher)
+        self.sinks.append(MqttSink(publisher, labels=labels, which=sink.which))
+
+
+def _labels(bundles: Mapping[str, Bundle]) -> dict[str, tuple[str, ...]]:
+    return {name: bundle.labels for name, bundle in bundles.items()}
+
+
+def _link(uplink: UplinkConfig, address: Address, *, base: Path, state: Path) -> Link:
+    """Return the link, with a meter around it if there is anything to keep to."""
+
+    def path(name: str | None) -> Path | None:
+        return None if name is None else base / name
+
+    link = link_to(
+        uplink.broker,
+        client_id=f"hedge-{address.site}-{address.name}",
+        password_file=path(uplink.password_file),
+        ca_file=path(uplink.ca_file),
+        cert_file=path(uplink.cert_file),
+        key_file=path(uplink.key_file),
+        max_packet_bytes=uplink.max_packet_bytes,
+        keepalive_s=uplink.keepalive_s,
+    )
+    if uplink.budget is None and not uplink.quiet_hours:
+        return link
+    file = BudgetFile(state / _BUDGET)
+    return Meter(
+        link,
+        budget=None if uplink.budget is None else Budget(uplink.budget, state=file.read()),
+        quiet=QuietHours(uplink.quiet_hours) if uplink.quiet_hours else None,
+        file=file,
+        tls=Broker.parse(uplink.broker).tls,
+    )
+
+
+def _outbox(uplink: UplinkConfig, *, folder: Path) -> Outbox:
+    if uplink.outbox == "memory":
+        return MemoryOutbox(
+            max_count=uplink.outbox_count, max_bytes=uplink.outbox_bytes, evict=uplink.evict
+        )
+    return DurableOutbox(
+        folder,
+        max_count=uplink.outbox_count,
+        max_bytes=uplink.outbox_bytes,
+        min_free_bytes=uplink.min_free_bytes,
+        evict=uplink.evict,
+    )
+
+
+def _home_assistant(
+    config: Config, uplink: UplinkConfig, address: Address, bundles: Mapping[str, Bundle]
+) -> HomeAssistant:
+    return HomeAssistant(
+        address,
+        streams=_labels(bundles),
+        version=installed(),
+        prefix=uplink.discovery_prefix,
+        telemetry=config.telemetry.every_s is not None,
+        wanted=bool(uplink.home_assistant),
+    )

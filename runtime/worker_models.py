@@ -1,0 +1,134 @@
+"""What a worker answers with: the cloud models of bundles, here or on a server of models."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from ..models.bundle import Bundle, load_bundle
+from ..models.errors import BundleError, ConfigError
+from ..models.graph import check_graph
+from ..models.manifest import Cloud
+from ..models.model import Model, ModelSpec
+from ..models.opinion import Assessor
+from ..models.prepare import preparer
+from ..models.records import Probs
+from ..uplink.responder import Responder
+from .backends import open_model
+from .far_end import contract_of
+from .open_inference.address import Address
+from .open_inference.served_model import ServedModel, connect
+from .shipped import bundle_path
+
+
+class Servers(Struct, frozen=True, kw_only=True):
+    """Where models run that do not run here: by bundle, as the bundle was named."""
+
+    addresses: Mapping[str, Address]
+    timeout_s: float
+    ca_file: Path | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        given: Sequence[tuple[str | None, Address]],
+        *,
+        bundles: Sequence[str],
+        timeout_s: float,
+        ca_file: Path | None,
+    ) -> Servers:
+        """Match servers with bundles; None is for the only bundle.
+
+        Raises:
+            ConfigError: for no bundle, or for one of several that is not named.
+        """
+        addresses: dict[str, Address] = {}
+        for named, address in given:
+            name = bundles[0] if named is None and len(bundles) == 1 else named
+            if name is None:
+                raise ConfigError(
+                    f"which of {', '.join(bundles)} is it for?",
+                    where=str(address),
+                    hint=f"--model-server {bundles[0]}={address}",
+                )
+            if name not in bundles or name in addresses:
+                what = "has two servers" if name in addresses else "is no bundle of this worker"
+                raise ConfigError(what, where=name)
+            addresses[name] = address
+        if ca_file is not None and not any(one.tls for one in addresses.values()):
+            raise ConfigError(
+                "certificates need TLS", where=str(ca_file), hint="https:// or grpcs://"
+            )
+        return cls(addresses=addresses, timeout_s=timeout_s, ca_file=ca_file)
+
+
+def open_responders(
+    names: Sequence[str], *, servers: Servers, threads: int, stack: contextlib.ExitStack
+) -> list[Responder]:
+    """Open what answers for each bundle; ``stack`` closes it.
+
+    Raises:
+        BundleError: one has no cloud model, or answers to the same asks as another.
+        HedgeError: one cannot be read, or its model cannot be opened.
+    """
+    found: dict[str, Responder] = {}
+    for name in names:
+        bundle = load_bundle(bundle_path(name))
+        if bundle.contract in found:
+            raise BundleError("answers to the same asks as another one", where=str(bundle.path))
+        address = servers.addresses.get(name)
+        found[bundle.contract] = (
+            _here(bundle, threads=threads, stack=stack)
+            if address is None
+            else _there(bundle, address, servers=servers, stack=stack)
+        )
+    return list(found.values())
+
+
+def _here(bundle: Bundle, *, threads: int, stack: contextlib.ExitStack) -> Responder:
+    """Open a bundle's cloud model in this process."""
+    cloud, where = _cloud(bundle)
+    model = open_model(bundle.read(cloud.file), format=cloud.format, where=where, threads=threads)
+    stack.callback(model.close)
+    return _responder(bundle, cloud, model)
+
+
+def _there(
+    bundle: Bundle, address: Address, *, servers: Servers, stack: contextlib.ExitStack
+) -> Responder:
+    """Connect to the server that runs a bundle's cloud model."""
+    cloud, where = _cloud(bundle)
+    graph = check_graph(bundle.read(cloud.file), where=where)
+    output = graph.outputs[0]._replace(shape=(None, len(bundle.labels)))
+    model = ServedModel(
+        connect(address, timeout_s=servers.timeout_s, ca_file=servers.ca_file),
+        spec=ModelSpec(graph.inputs, (output,)),
+        where=str(address),
+    )
+    stack.callback(model.close)
+    responder = _responder(bundle, cloud, model)
+    return Responder(contract=responder.contract, respond=responder.respond, check=model.check)
+
+
+def _cloud(bundle: Bundle) -> tuple[Cloud, str]:
+    cloud = bundle.manifest.cloud
+    if cloud is None:
+        raise BundleError("has no cloud model", where=str(bundle.path))
+    return cloud, f"{bundle.path}/{cloud.file}"
+
+
+def _responder(bundle: Bundle, cloud: Cloud, model: Model) -> Responder:
+    """Return how the bundle turns the model's outputs into an answer."""
+    prepare = preparer(bundle.input)
+    assessor = Assessor.of(cloud, classes=len(bundle.labels))
+
+    def respond(batch: NDArray[Any]) -> tuple[Probs, Probs | None]:
+        opinions = assessor.assess_batch(model.infer(prepare(batch)))
+        return opinions.probs, opinions.alpha
+
+    return Responder(contract=contract_of(bundle), respond=respond)

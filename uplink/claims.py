@@ -1,0 +1,79 @@
+"""Requests in parts that a worker has claimed, and what it owes the broker for them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from . import wire
+from .link import Token
+from .parts import Bounds, Gatherer
+from .topics import Device
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """One claimed request: its notice, and the messages that brought it."""
+
+    notice: wire.Notice
+    tokens: list[Token]
+    until_ns: int
+
+
+class Claims:
+    """Keeps each notice unacknowledged until its request is whole, so that it is not lost.
+
+    A claim whose device falls silent is given up after twice the gatherer's patience: the
+    device announces anew.
+    """
+
+    def __init__(self, bounds: Bounds = Bounds()) -> None:  # noqa: B008 -- frozen
+        self._gatherer = Gatherer(bounds)
+        self._patience_ns = int(2e9 * bounds.patience_s)
+        self._claims: OrderedDict[tuple[Device, str], Claim] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def counters(self) -> dict[str, int]:
+        """Return what the gatherer has counted."""
+        return self._gatherer.counters()
+
+    def claim(
+        self, device: Device, notice: wire.Notice, token: Token | None, *, now_ns: int
+    ) -> bool:
+        """Make room for a request; False: there is none."""
+        if not self._gatherer.expect(device, notice, now_ns=now_ns):
+            return False
+        key = (device, notice.id)
+        known = self._claims.pop(key, None)
+        tokens = [] if known is None else known.tokens
+        if token is not None:
+            tokens.append(token)
+        self._claims[key] = Claim(notice, tokens, now_ns + self._patience_ns)
+        return True
+
+    def take(self, device: Device, part: wire.Part, *, now_ns: int) -> tuple[bytes, Claim] | None:
+        """Add a part; return the whole request and its claim if nothing is missing now."""
+        key = (device, part.id)
+        payload = self._gatherer.take(device, part, now_ns=now_ns)
+        known = self._claims.get(key)
+        if known is None:
+            return None
+        if payload is not None:
+            return payload, self._claims.pop(key)
+        known.until_ns = now_ns + self._patience_ns
+        self._claims.move_to_end(key)
+        return None
+
+    def lapse(self, *, now_ns: int) -> list[Token]:
+        """Give up what has gone silent; return what is to be acknowledged for it."""
+        self._gatherer.forget_old(now_ns=now_ns)
+        tokens: list[Token] = []
+        while self._claims:
+            key, oldest = next(iter(self._claims.items()))
+            if oldest.until_ns > now_ns:
+                break
+            del self._claims[key]
+            tokens += oldest.tokens
+        return tokens

@@ -1,0 +1,102 @@
+"""Quiet hours: times of the day, on the device's own wall clock, when a link is to rest.
+
+A window is ``22:00-06:00``; it may run over midnight, and 24:00 ends a day. Where summer
+time takes an hour out of the day or gives it twice, a window holds whenever the clock on
+the wall shows one of its times.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+
+from ..models.errors import ConfigError
+
+_DAY_S = 86_400
+_WINDOW = re.compile(r"(\d\d):([0-5]\d)-(\d\d):([0-5]\d)", re.ASCII)
+_FAR_S = 4 * _DAY_S  # beyond any change that is to come
+
+
+def local_offset_s(wall_s: float) -> int:
+    """Return how far this machine's wall time is ahead of UTC at a moment."""
+    return time.localtime(wall_s).tm_gmtoff
+
+
+class QuietHours:
+    """Windows of local time; moments are seconds since 1970.
+
+    ``where`` is the key of the windows in the configuration.
+
+    Raises:
+        ConfigError: a window cannot be read or is empty.
+    """
+
+    def __init__(
+        self,
+        windows: Sequence[str],
+        *,
+        where: str = "uplink.quiet_hours",
+        offset_s: Callable[[float], int] = local_offset_s,
+    ) -> None:
+        self._offset_s = offset_s
+        self._windows = [
+            _window(text, where=f"{where}[{place}]") for place, text in enumerate(windows)
+        ]
+        self._edges = sorted({edge % _DAY_S for window in self._windows for edge in window})
+
+    def is_quiet(self, wall_s: float) -> bool:
+        """Tell whether the link rests at a moment."""
+        now_s = self._time_of_day_s(int(wall_s))
+        return any(
+            begin <= now_s < end if begin < end else now_s >= begin or now_s < end
+            for begin, end in self._windows
+        )
+
+    def next_change_s(self, wall_s: float) -> int | None:
+        """Return when `is_quiet` will next be otherwise; None: never."""
+        quiet = self.is_quiet(wall_s)
+        at_s = int(wall_s)
+        while self._edges and at_s < wall_s + _FAR_S:
+            at_s = self._next_edge_s(at_s)
+            if self.is_quiet(at_s) != quiet:
+                return at_s
+        return None
+
+    def _time_of_day_s(self, wall_s: int) -> int:
+        return (wall_s + self._offset_s(wall_s)) % _DAY_S
+
+    def _next_edge_s(self, wall_s: int) -> int:
+        """Return when a window next begins or ends, or the clock changes before that."""
+        now_s = self._time_of_day_s(wall_s)
+        later = (edge for edge in self._edges if edge > now_s)
+        edge_s = wall_s - now_s + next(later, self._edges[0] + _DAY_S)
+        if self._offset_s(edge_s) == self._offset_s(wall_s):
+            return edge_s
+        return self._clock_change_s(wall_s, edge_s)
+
+    def _clock_change_s(self, before_s: int, after_s: int) -> int:
+        """Return the first second of the new offset, which is that of ``after_s``."""
+        offset_s = self._offset_s(before_s)
+        while after_s - before_s > 1:
+            middle_s = (before_s + after_s) // 2
+            if self._offset_s(middle_s) == offset_s:
+                before_s = middle_s
+            else:
+                after_s = middle_s
+        return after_s
+
+
+def _window(text: str, *, where: str) -> tuple[int, int]:
+    """Return a window's begin and end, seconds of the day; an end of 24:00 is 86,400."""
+    found = _WINDOW.fullmatch(text.strip())
+    hours = (0, 0) if found is None else (int(found[1]), int(found[3]))
+    if found is None or hours[0] > 23 or hours[1] > 24 or (hours[1] == 24 and found[4] != "00"):
+        raise ConfigError(
+            f"{text[:80]!r} is no time of the day", where=where, hint='for example "22:00-06:00"'
+        )
+    begin = 3600 * hours[0] + 60 * int(found[2])
+    end = 3600 * hours[1] + 60 * int(found[4])
+    if begin == end:
+        raise ConfigError(f"{text!r} is empty", where=where, hint='all day is "00:00-24:00"')
+    return begin, end

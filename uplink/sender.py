@@ -1,0 +1,261 @@
+"""What goes out: which asks are sent when, within the window, the packet limit and the budget.
+
+An ask that is longer than the broker's packets is announced by a notice; the worker that
+claims it gets it in parts. Whatever the connection loses is the outbox's to offer again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from ..models.errors import HedgeError
+from ..telemetry.clock import Clock
+from . import parts, wire
+from .link import Delivered, Link, Properties
+from .meter import Meter
+from .outbox import Outbox, Record
+from .tally import Tally
+from .topics import Device
+
+_LONGEST_LEASE = 8  # times the first one
+_MARGIN_BYTES = 512  # of a packet, for the topic and the properties
+_MAX_PARTED = 4  # asks in parts under way at once: each is in memory as a whole
+
+
+class Window(Struct, frozen=True, kw_only=True):
+    """How much may be under way at once, and for how long before it is sent again.
+
+    ``unanswered`` asks wait for their answer, ``backlog`` of which nobody waits for;
+    ``unacked`` messages of ``unacked_bytes`` in all for the broker's acknowledgement: on a
+    thin link the bytes keep the time that a message claims to have left near the truth. The
+    lease of an ask doubles with every sending, to eight times its length.
+    """
+
+    unanswered: int = 64
+    backlog: int = 32
+    unacked: int = 20
+    unacked_bytes: int = 256 << 10
+    lease_s: float = 10.0
+
+
+class Refusal(NamedTuple):
+    """An ask that can never be sent over this connection, and why."""
+
+    record: Record
+    detail: str
+
+
+class Sender:
+    """Sends one device's asks over its link; the pump's thread drives it."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        device: Device,
+        outbox: Outbox,
+        window: Window,
+        tally: Tally,
+        clock: Clock,
+        meter: Meter | None,
+    ) -> None:
+        self._link = link
+        self._device = device
+        self._outbox = outbox
+        self._window = window
+        self._tally = tally
+        self._clock = clock
+        self._meter = meter
+        self._connected = False
+        self._max_packet_bytes: int | None = None
+        self._unacked: dict[int, tuple[str, int]] = {}
+        self._under_way = 0
+        self._parted: dict[str, deque[tuple[str, bytes]]] = {}  # what is left of each ask
+        self._sent: set[str] = set()
+
+    def connected(self, max_packet_bytes: int | None) -> None:
+        """Begin on a fresh connection."""
+        self._connected = True
+        self._max_packet_bytes = max_packet_bytes
+
+    def disconnected(self) -> None:
+        """Let everything be sent again that was under way."""
+        self._connected = False
+        self._outbox.requeue([ask_id for ask_id, _ in self._unacked.values()])
+        self._unacked.clear()
+        self._under_way = 0
+        self._parted.clear()
+
+    def delivered(self, event: Delivered) -> bool:
+        """Take the broker's word on a message; return whether it was one of ours."""
+        ask_id, size = self._unacked.pop(event.mid, (None, 0))
+        self._under_way -= size
+        return ask_id is not None
+
+    def forget(self, ask_id: str) -> None:
+        """Note that an ask has ended."""
+        self._sent.discard(ask_id)
+        self._parted.pop(ask_id, None)
+
+    def claim(self, record: Record, *, worker: str) -> None:
+        """Send an ask in parts to the worker that asks for it; a second claim begins anew."""
+        self._parted.pop(record.id, None)
+        if self._max_packet_bytes is None or len(self._parted) >= _MAX_PARTED:
+            self._tally.add("claims_deferred")  # to the next notice
+            return
+        self._tally.add("claims")
+        payload = wire.encode(_timed(record, self._clock()))
+        pieces = parts.split(payload, part_bytes=parts.part_bytes(self._max_packet_bytes))
+        topic = self._device.part(worker)
+        self._parted[record.id] = deque(
+            (topic, _part(record, index, pieces)) for index in range(len(pieces))
+        )
+
+    def send(self) -> list[Refusal]:
+        """Send what is due, as far as the window and the budget go; return what cannot be."""
+        refusals: list[Refusal] = []
+        if not self._connected:
+            return refusals
+        now_ns = self._clock()
+        self._send_parts(now_ns)
+        room = self._room()
+        if room <= 0:
+            return refusals
+        for record in self._outbox.due(room, backlog=self._window.backlog):
+            try:
+                topic, payload = self._message(record, now_ns)
+            except HedgeError as error:
+                refusals.append(Refusal(record, str(error)))
+                continue
+            if not self._fits(topic, payload, now_ns):
+                break
+            if not self._send_ask(record, topic, payload, now_ns):
+                break
+            self.lease(record)
+        return refusals
+
+    def send_early(self, records: Sequence[Record]) -> list[Record]:
+        """Send what is about to be stored, as far as nothing waits before it; return that.
+
+        So it travels while the disk makes it durable. Nothing is owed yet: if the commit
+        fails, its answer comes to nobody. What is stored has then to be given a `lease`.
+        """
+        if not self._connected or self._outbox.stats().pending or self._parted:
+            return []
+        now_ns = self._clock()
+        sent = []
+        for record in records[: max(0, self._room())]:
+            try:
+                topic, payload = self._message(record, now_ns)
+            except HedgeError:
+                break
+            if not self._fits(topic, payload, now_ns):
+                break
+            if not self._send_ask(record, topic, payload, now_ns):
+                break
+            sent.append(record)
+        return sent
+
+    def lease(self, record: Record) -> None:
+        """Note in the outbox that an ask has been sent."""
+        times = min(_LONGEST_LEASE, 2 ** self._outbox.sends(record.id))
+        lease_ns = int(self._window.lease_s * times * 1e9)
+        self._outbox.sent(record.id, lease_until_ns=self._clock() + lease_ns)
+
+    def _room(self) -> int:
+        return min(
+            self._window.unanswered - self._outbox.stats().in_flight,
+            self._window.unacked - len(self._unacked),
+        )
+
+    def _fits(self, topic: str, payload: bytes, now_ns: int) -> bool:
+        if self._under_way and self._under_way + len(payload) > self._window.unacked_bytes:
+            return False
+        return self._meter is None or self._meter.admits(topic, len(payload), now_ns=now_ns)
+
+    def _message(self, record: Record, now_ns: int) -> tuple[str, bytes]:
+        """Return an ask, or its notice where it is too long for this broker.
+
+        Raises:
+            HedgeError: it is too long for a notice, too.
+        """
+        request = _timed(record, now_ns)
+        payload = wire.encode(request)
+        limit = self._max_packet_bytes
+        if limit is None or len(payload) + _MARGIN_BYTES <= limit:
+            return self._device.ask(record.stream), payload
+        notice = wire.Notice(
+            v=1,
+            id=request.id,
+            session=request.session,
+            contract=request.contract,
+            size=len(payload),
+            parts=len(parts.split(payload, part_bytes=parts.part_bytes(limit))),
+            remaining_ms=request.remaining_ms,
+        )
+        return self._device.notice(record.stream), wire.encode(notice)
+
+    def _send_parts(self, now_ns: int) -> None:
+        """Send the parts that workers wait for, each ask's in turn."""
+        for ask_id, waiting in list(self._parted.items()):
+            while waiting:
+                topic, payload = waiting[0]
+                if len(self._unacked) >= self._window.unacked:
+                    return
+                if not self._fits(topic, payload, now_ns):
+                    return
+                mid = self._link.send(topic, payload)
+                if mid is None:
+                    return
+                self._note(mid, ask_id, topic, payload)
+                waiting.popleft()
+            del self._parted[ask_id]
+
+    def _send_ask(self, record: Record, topic: str, payload: bytes, now_ns: int) -> bool:
+        mid = self._link.send(topic, payload, properties=self._beside(record, now_ns))
+        if mid is None:
+            return False
+        self._note(mid, record.id, topic, payload)
+        self._tally.add("resent" if record.id in self._sent else "sent")
+        self._sent.add(record.id)
+        return True
+
+    def _note(self, mid: int, ask_id: str, topic: str, payload: bytes) -> None:
+        self._unacked[mid] = (ask_id, len(payload))
+        self._under_way += len(payload)
+        self._tally.add("bytes_up", len(topic) + len(payload))
+
+    def _beside(self, record: Record, now_ns: int) -> Properties:
+        """Return what MQTT 5 can use of a request: whole seconds, rounded up, at least one."""
+        left_ns = None if record.deadline_ns is None else max(1, record.deadline_ns - now_ns)
+        return Properties(
+            content_type=wire.CONTENT_TYPE,
+            response_topic=self._device.answer,
+            correlation=record.id.encode(),
+            expiry_s=None if left_ns is None else -(-left_ns // 1_000_000_000),
+        )
+
+
+def _part(record: Record, index: int, pieces: Sequence[bytes]) -> bytes:
+    return wire.encode(
+        wire.Part(
+            v=1,
+            id=record.id,
+            session=record.request.session,
+            index=index,
+            count=len(pieces),
+            data=pieces[index],
+        )
+    )
+
+
+def _timed(record: Record, now_ns: int) -> wire.Request:
+    if record.deadline_ns is None:
+        return record.request
+    remaining_ms = max(0, (record.deadline_ns - now_ns) // 1_000_000)
+    return msgspec.structs.replace(record.request, remaining_ms=remaining_ms)
