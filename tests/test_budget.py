@@ -79,6 +79,13 @@ def test_messages_go_until_the_bucket_is_empty_and_then_at_its_rate(
     assert budget.allows(1, length_ns // 4)
 
 
+def test_a_wait_that_is_no_whole_number_of_nanoseconds_ends_after_it_and_not_before() -> None:
+    budget = fresh(Limits(messages_per_minute=7))
+    budget.spend(1, 0, messages=7)
+    assert budget.next_ns(1, 0) == 8_571_428_572  # of 60/7 s, 8,571,428,571.43 ns
+    assert not budget.allows(1, 8_571_428_571)
+
+
 def test_a_limit_in_bytes_counts_bytes_and_one_in_messages_counts_messages() -> None:
     budget = fresh(Limits(bytes_per_minute=600, messages_per_hour=100))
     budget.spend(150, 0, messages=3)
@@ -307,6 +314,9 @@ def test_the_file_is_written_at_once_then_after_a_while_or_when_much_was_spent(
     file.keep(budget, times.pass_s(5))
     assert kept() == 15_980
     budget.spend(1000, times.boot_ns)
+    file.keep(budget, times.boot_ns)
+    assert kept() == 14_980
+    budget.spend(990, times.boot_ns)
     file.keep(budget, times.boot_ns)
     assert kept() == 14_980
 

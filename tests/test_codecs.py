@@ -108,6 +108,17 @@ def test_a_smooth_image_comes_out_of_jpeg_nearly_as_it_was(shape: tuple[int, ...
     assert np.abs(found.astype(int) - image).mean() < 3
 
 
+def test_jpeg_is_of_quality_90_and_keeps_all_of_the_colours() -> None:
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, ::2, 0] = pixels[:, 1::2, 2] = 200  # red and blue columns
+    body = codecs.encode(pixels, dtype="uint8", codec="jpeg")
+    with image.open(io.BytesIO(body)) as picture:
+        first = [picture.quantization[table][0] for table in (0, 1)]
+    assert first == [(16 * 20 + 50) // 100, (17 * 20 + 50) // 100]  # IJG: 200 - 2 * 90 = 20
+    assert np.abs(_round_trip(pixels, "jpeg").astype(int) - pixels).mean() < 8
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (200, 1), (1, 200, 3), (64, 64, 1), (96, 96, 3)])
 def test_not_even_noise_outgrows_the_bound_of_jpeg(shape: tuple[int, ...]) -> None:
     _skip_without("jpeg")

@@ -88,6 +88,8 @@ def test_a_device_killed_without_a_network_owes_nothing_after_its_next_run(
     start_broker("mosquitto", free_port)
     worker = _start(place, "worker", "digits", "--broker", f"mqtt://127.0.0.1:{free_port}")
     try:
+        assert worker.stderr is not None
+        assert b"serving" in worker.stderr.readline()
         done = _start(place, "run", "device.toml", "--json", "report.json")
         _, said = done.communicate(timeout=100)
         assert done.returncode == 0, said

@@ -241,7 +241,9 @@ def wire_bytes(
 
     That is the MQTT packet in TLS records and TCP segments of `SEGMENT_BYTES`, an
     acknowledgement of TCP for every other segment, and the PUBACK with its own. Keepalives,
-    handshakes and what is sent again are not in it.
+    handshakes and what is sent again are not in it. Rather too much than too little: over
+    IPv4 without TLS it was 1.42 of what was measured for 100 bytes, 1.11 for 1 KB and 1.03
+    for 100 KB, a message at a time.
     """
     rest = 2 + len(topic.encode()) + 2 + properties_bytes + payload_bytes
     stream = 1 + max(1, -(-rest.bit_length() // 7)) + rest

@@ -43,7 +43,7 @@ class QuietHours:
         self._windows = [
             _window(text, where=f"{where}[{place}]") for place, text in enumerate(windows)
         ]
-        self._edges = sorted({edge % _DAY_S for window in self._windows for edge in window})
+        self._edges = sorted({edge for window in self._windows for edge in window})
 
     def is_quiet(self, wall_s: float) -> bool:
         """Tell whether the link rests at a moment."""
