@@ -155,8 +155,8 @@ class DurableOutbox:
     def settle(self, ends: Mapping[str, End]) -> None:
         """End asks; see `Outbox`. On disk they end when they are final."""
         self._shelf.heard(ends.values())
-        self._end({ask_id: end for ask_id, end in ends.items() if ask_id in self._shelf})
-        self._log.write()
+        if self._end({ask_id: end for ask_id, end in ends.items() if ask_id in self._shelf}):
+            self._log.write()
 
     def final(self, ask_ids: Collection[str]) -> None:
         """Note that the users of these asks have their final outcome; see `Outbox`."""
@@ -204,6 +204,10 @@ class DurableOutbox:
     def requeue(self, undelivered: Collection[str] = ()) -> None:
         """Make all pending; see `Outbox`."""
         self._shelf.requeue(undelivered)
+
+    def recall(self, ask_id: str) -> None:
+        """Make one pending; see `Outbox`."""
+        self._shelf.recall(ask_id)
 
     def retry(self) -> None:
         """Make some pending; see `Outbox`."""
@@ -375,18 +379,24 @@ class DurableOutbox:
         self._counts["copied"] += len(moving)
         return True
 
-    def _end(self, ends: Mapping[str, End]) -> None:
-        """Take asks off the shelf; those that owe a final outcome are ending only."""
+    def _end(self, ends: Mapping[str, End]) -> bool:
+        """Take asks off the shelf; those that owe a final outcome are ending only.
+
+        Return whether there is a word to be written.
+        """
+        over = False
         for ask_id, end in ends.items():
             kept = self._shelf.remove(ask_id)
             self._forget(ask_id)
             if kept.final:
+                over = True
                 self._log.end(kept.place, stored.ENDS[end])
             else:
                 self._ending[ask_id] = (kept, end)
         while len(self._ending) > _MAX_ENDING:  # nobody will ever say that these are final
             self._counts["unfinal"] += 1
             self.final([next(iter(self._ending))])
+        return over
 
     def _keep_at_hand(self, record: Record) -> None:
         """Keep a record in memory for a while: it is sent soon, and its answer comes soon."""

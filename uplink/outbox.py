@@ -110,6 +110,9 @@ class Outbox(Protocol):
         ``undelivered`` are those that the broker had not acknowledged.
         """
 
+    def recall(self, ask_id: str) -> None:
+        """Make an ask in flight the next to be sent again: nobody has heard it."""
+
     def retry(self) -> None:
         """Make pending what is in flight not for the first time: the far end is back."""
 
@@ -212,6 +215,10 @@ class MemoryOutbox:
     def requeue(self, undelivered: Collection[str] = ()) -> None:
         """Make all pending; see `Outbox`."""
         self._shelf.requeue(undelivered)
+
+    def recall(self, ask_id: str) -> None:
+        """Make one pending; see `Outbox`."""
+        self._shelf.recall(ask_id)
 
     def retry(self) -> None:
         """Make some pending; see `Outbox`."""

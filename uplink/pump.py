@@ -47,7 +47,7 @@ _COUNTERS = (
     *("connects", "disconnects", "births", "queue_full", "not_stored", "evicted", "expired"),
     *("sent", "resent", "delivered", "bytes_up", "bytes_down", "answered", "refused"),
     *("late", "duplicate", "malformed", "forged", "oversized", "stray", "undelivered"),
-    *("dead", "lost", "claims", "claims_deferred"),
+    *("dead", "lost", "claims", "claims_deferred", "unheard"),
 )
 
 
@@ -96,7 +96,7 @@ class Pump:
         self._answers: deque[Answer] = deque()
         self._finals: deque[str] = deque()
         self._now_final: list[str] = []
-        self._woken = False
+        self._idle = False
         self._connected = False
         self._heard_ns = 0
         self._ends: dict[str, End] = {}
@@ -144,8 +144,8 @@ class Pump:
         return True
 
     def _wake(self) -> None:
-        if not self._woken:
-            self._woken = True
+        if self._idle:
+            self._idle = False
             self._link.wake()
 
     def answers(self) -> list[Answer]:
@@ -212,7 +212,10 @@ class Pump:
 
     def _turn(self) -> None:
         """Do one round: what came is settled before it is handed on and acknowledged."""
-        events = self._link.poll(self._patience_s())
+        patience_s = self._patience_s()
+        self._idle = True  # before the last look: whoever offers after it wakes the link
+        events = self._link.poll(0.0 if self._offers or self._finals else patience_s)
+        self._idle = False
         for event in events:
             self._handle(event)
         self._ring()  # first: what has ended and is not yet final is safe all the while
@@ -236,7 +239,7 @@ class Pump:
 
     def _patience_s(self) -> float:
         now_ns = self._clock()
-        times = [publisher.next_ns() for publisher in self._publishers]
+        times = [self._sender.next_ns(), *(one.next_ns() for one in self._publishers)]
         times += [
             self._outbox.next_ns(),
             None if self._meter is None else self._meter.next_ns(now_ns),
@@ -356,7 +359,6 @@ class Pump:
 
     def _store(self) -> None:
         """Take what was offered into the outbox, in one commit."""
-        self._woken = False
         self._now_final = _taken(self._finals)  # first: what they are about was offered before
         records = []
         for ask in _taken(self._offers):

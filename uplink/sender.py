@@ -16,6 +16,7 @@ from msgspec import Struct
 from ..models.errors import HedgeError
 from ..telemetry.clock import Clock
 from . import parts, wire
+from .backoff import Backoff
 from .link import Delivered, Link, Properties
 from .meter import Meter
 from .outbox import Outbox, Record
@@ -77,10 +78,14 @@ class Sender:
         self._under_way = 0
         self._parted: dict[str, deque[tuple[str, bytes]]] = {}  # what is left of each ask
         self._sent: set[str] = set()
+        self._deaf = Backoff(first_s=0.5, cap_s=8.0)
+        self._silent_until_ns: int | None = None
 
     def connected(self, max_packet_bytes: int | None) -> None:
         """Begin on a fresh connection."""
         self._connected = True
+        self._silent_until_ns = None
+        self._deaf.reset()
         self._max_packet_bytes = max_packet_bytes
 
     def disconnected(self) -> None:
@@ -95,7 +100,31 @@ class Sender:
         """Take the broker's word on a message; return whether it was one of ours."""
         ask_id, size = self._unacked.pop(event.mid, (None, 0))
         self._under_way -= size
-        return ask_id is not None
+        if ask_id is None:
+            return False
+        if event.unheard:
+            self._fall_silent(ask_id)
+        elif event.refused is None:
+            self._deaf.reset()
+            self._silent_until_ns = None
+        return True
+
+    def next_ns(self) -> int | None:
+        """Return when to try again whether somebody listens; None: there is nothing to wait for."""
+        until_ns = self._silent_until_ns
+        return until_ns if until_ns is not None and until_ns > self._clock() else None
+
+    def _fall_silent(self, ask_id: str) -> None:
+        """Send nothing for a while, and then one ask at a time: nobody listens.
+
+        What a broker has no subscriber for it drops. So it waits here, where it is safe and
+        costs nothing.
+        """
+        self._tally.add("unheard")
+        self._outbox.recall(ask_id)
+        now_ns = self._clock()
+        if self._silent_until_ns is None or self._silent_until_ns <= now_ns:
+            self._silent_until_ns = now_ns + int(self._deaf.next_s() * 1e9)
 
     def forget(self, ask_id: str) -> None:
         """Note that an ask has ended."""
@@ -147,6 +176,8 @@ class Sender:
         """
         if not self._connected or self._outbox.stats().pending or self._parted:
             return []
+        if self._silent_until_ns is not None:
+            return []
         now_ns = self._clock()
         sent = []
         for record in records[: max(0, self._room())]:
@@ -168,6 +199,8 @@ class Sender:
         self._outbox.sent(record.id, lease_until_ns=self._clock() + lease_ns)
 
     def _room(self) -> int:
+        if self._silent_until_ns is not None:  # one ask finds out whether somebody listens now
+            return int(self._silent_until_ns <= self._clock() and not self._unacked)
         return min(
             self._window.unanswered - self._outbox.stats().in_flight,
             self._window.unacked - len(self._unacked),

@@ -208,6 +208,11 @@ class Shelf(Generic[T]):
         for ask_id in [one for one, strikes in self._strikes.items() if strikes >= _SUSPECT]:
             self.defer(ask_id)
 
+    def recall(self, ask_id: str) -> None:
+        """Let an ask in flight be the next of its line: nobody has heard it."""
+        if ask_id in self._leases:
+            self._to_front([ask_id], struck=[])
+
     def retry(self) -> None:
         """Let what is in flight not for the first time wait again: the far end is back."""
         self._to_front([one for one in self._leases if self._sends[one] > 1], struck=[])
