@@ -7,14 +7,14 @@ SOURCES := $(shell find __init__.py __main__.py py.typed models telemetry uplink
 	board_configs -type f -not -path '*/__pycache__/*')
 
 .NOTPARALLEL:
-.PHONY: run test check bench format clean
+.PHONY: run test check modelserver bench faults format clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.demo $(VENV)/.installed
 	$(BIN)/hedge demo
 
 test: check
-	sh tests/install_mosquitto.sh
+	sh tests/install_brokers.sh
 	$(BIN)/pytest
 
 check: $(VENV)/.dev $(VENV)/.installed
@@ -25,6 +25,13 @@ check: $(VENV)/.dev $(VENV)/.installed
 
 bench: $(VENV)/.dev $(VENV)/.installed
 	$(BIN)/python tests/bench/loop.py --keep
+
+# An hour of faults, which goes on where it was; the figures are kept beside the harness.
+faults: $(VENV)/.dev $(VENV)/.installed
+	sh tests/install_brokers.sh
+	cd tests && $(CURDIR)/$(BIN)/python -m faults.outbox
+	cd tests && $(CURDIR)/$(BIN)/python -m faults.device
+	cd tests && $(CURDIR)/$(BIN)/python -m faults.page
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
@@ -42,6 +49,16 @@ $(VENV)/.made:
 # What an extra needs is installed with it; the package itself comes from $(VENV)/.installed.
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.made setup.py constraints.txt
 	$(PIP) install --constraint constraints.txt '.[$*]'
+	touch $@
+
+# A real model server for tests/test_open_inference.py, which is skipped without: 300 MB, and
+# apart, since it pins what the other extras want newer.
+modelserver: $(VENV)/.modelserver
+
+$(VENV)/.modelserver: $(VENV)/.made
+	$(PYTHON) -m venv $(VENV)/mlserver
+	$(VENV)/mlserver/bin/python -m pip --quiet --disable-pip-version-check install \
+		'mlserver>=1.7,<2' 'onnxruntime>=1.20'
 	touch $@
 
 # The wheel is built anew from the sources: what is tested is what a user installs.

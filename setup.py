@@ -9,11 +9,13 @@ ROOMS = ("models", "telemetry", "uplink", "runtime")
 
 ONNX = ["onnxruntime>=1.20"]
 DEMO = [*ONNX, "amqtt>=0.11.3"]
+OIP = ["grpcio>=1.64", "protobuf>=4.25"]
 ZSTD = ["zstandard>=0.23"]
 JPEG = ["pillow>=11"]
 TRAIN = [*ONNX, "onnx>=1.17", "scikit-learn>=1.4", "tomli-w>=1.0", "torch>=2.4"]
 DEV = [
     *DEMO,
+    *OIP,
     *ZSTD,
     *JPEG,
     *TRAIN,
@@ -21,12 +23,17 @@ DEV = [
     "setuptools>=77",
     "wheel>=0.45",
     "hypothesis>=6.100",
+    "jinja2>=3.1",
+    "jsonschema>=4.23",
     "mypy>=1.15",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
+    "pyyaml>=6.0",
     "ruff>=0.12",
     "scipy>=1.13",
+    "trustme>=1.2",
     "types-psutil>=6.0",
+    "websockets>=13",
 ]
 
 
@@ -65,6 +72,7 @@ setup(
         "onnx": ONNX,
         "tflite": ["ai-edge-litert>=2.0"],
         "tensorrt": ["pycuda>=2024.1", "tensorrt>=10,<11"],
+        "oip": OIP,
         "video": ["av>=14"],
         "zstd": ZSTD,
         "jpeg": JPEG,

@@ -64,7 +64,7 @@ class Health:
         except (OSError, OverflowError) as error:
             raise ConfigError(f"cannot be listened on: {error}", where=f"{host}:{port}") from error
         self._thread = threading.Thread(
-            target=self._server.serve_forever, name="hedge-health", daemon=True
+            target=self._server.serve_forever, args=(0.1,), name="hedge-health", daemon=True
         )
         self._thread.start()
 

@@ -201,9 +201,10 @@ def _outbox(uplink: UplinkConfig, *, folder: Path) -> Outbox:
 def _home_assistant(
     config: Config, uplink: UplinkConfig, address: Address, bundles: Mapping[str, Bundle]
 ) -> HomeAssistant:
+    publishes = any(isinstance(sink, MqttSinkConfig) for sink in config.sink)
     return HomeAssistant(
         address,
-        streams=_labels(bundles),
+        streams=_labels(bundles) if publishes else {},
         version=installed(),
         prefix=uplink.discovery_prefix,
         telemetry=config.telemetry.every_s is not None,

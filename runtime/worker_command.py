@@ -114,7 +114,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=5,
         metavar="S",
-        help="after as long without an answer a model's server counts as away",
+        help="after as long without an answer a model's server counts as away; "
+        "shorter than --keepalive-s, since the broker waits meanwhile",
     )
     parser.add_argument(
         "--model-ca-file", type=Path, metavar="PATH", help="whom https:// and grpcs:// trust"
@@ -171,7 +172,8 @@ def run(options: argparse.Namespace) -> int:
         )
         if options.health is not None:
             host, port = options.health
-            stack.callback(Health(host, port, figures=worker.figures).close)
+            stuck_s = max(60.0, 4.0 * options.model_timeout_s)  # of the calls of one check
+            stack.callback(Health(host, port, figures=worker.figures, stuck_s=stuck_s).close)
         stack.enter_context(stopped_by_signals(worker.stop))
         notifier.send("READY=1")
         worker.run(drain_s=options.drain_s)

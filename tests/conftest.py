@@ -161,13 +161,12 @@ def _start_broker(
         command = [_mosquitto(), "-c", str(config)]
     else:
         command = [sys.executable, "-m", "hedge", "broker", "--port", str(port)]
-    return _started(command, port, folder)
+    return _started(command, port, folder / f"{kind}-{port}.log")
 
 
-def _started(command: list[str], port: int, folder: Path) -> subprocess.Popen[bytes]:
-    log = folder / f"broker-{port}.log"
+def _started(command: list[str], port: int, log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as file:
-        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file)
+        process = subprocess.Popen(command, cwd=log.parent, stdout=file, stderr=file)
     until_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < until_s and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -228,7 +227,7 @@ class Cluster:
 
     def wait(self, *nodes: int) -> None:
         """Wait until each of these nodes accepts an MQTT client: until the three agree."""
-        until_s = time.monotonic() + PATIENCE_S
+        until_s = time.monotonic() + 3 * PATIENCE_S
         for node in nodes:
             while not self._accepts(node):
                 assert time.monotonic() < until_s, self._folder
@@ -348,7 +347,7 @@ def start_shipped(tmp_path: Path) -> Iterator[Callable[[str], tuple[int, int]]]:
             config = tmp_path / "hedge.conf"
             config.write_text(f"{text}\nuser root\n")
             command = [_mosquitto(), "-c", str(config)]
-            stack.callback(_end, _started(command, ports[1], tmp_path))
+            stack.callback(_end, _started(command, ports[1], tmp_path / "mosquitto.log"))
             return ports
 
         yield start

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hedge.models.errors import ModelAwayError, ModelError
 from hedge.models.records import Probs
 from hedge.uplink import wire
 from hedge.uplink.asks import Answer, Ask, Contract
 from hedge.uplink.link import Delivered, Event
 from hedge.uplink.mqtt import MqttLink
 from hedge.uplink.pump import Pump
+from hedge.uplink.responder import Responder
 from hedge.uplink.scripted import ScriptedBroker, ScriptedLink
 from hedge.uplink.topics import Device
-from hedge.uplink.worker import Responder, Worker
+from hedge.uplink.worker import Worker
 
 StartPump = Callable[..., tuple[Pump, threading.Event]]
 StartWorker = Callable[..., Worker]
@@ -378,6 +380,249 @@ def test_after_a_disconnection_it_serves_again(
     eventually(lambda: worker.counters()["connects"] == 2 and worker.serving is not None)
     publish(broker, [request()])
     eventually(lambda: bool(replies(broker, device)))
+
+
+# ---- Batches
+
+
+def test_asks_that_come_one_by_one_are_answered_together_where_the_batch_may_wait(
+    start_worker: StartWorker,
+    publish: Publish,
+    responder: Responder,
+    device: Device,
+    eventually: Eventually,
+) -> None:
+    seen: list[int] = []
+
+    def respond(batch: NDArray[Any]) -> tuple[Probs, Probs | None]:
+        seen.append(len(batch))
+        return responder.respond(batch)
+
+    broker = ScriptedBroker()
+    link = ScriptedLink(broker)
+    worker = start_worker(
+        link,
+        max_batch=3,
+        batch_wait_s=3600.0,
+        responders=[msgspec.structs.replace(responder, respond=respond)],
+    )
+    for number in range(5):
+        publish(broker, [request(f"7-{number}")])
+        eventually(lambda number=number: worker.counters()["asks"] == number + 1)  # type: ignore[misc]
+    eventually(lambda: len(replies(broker, device)) == 3)
+    assert seen == [3]
+    worker.stop()  # which waits for nothing
+    eventually(lambda: len(replies(broker, device)) == 5)
+    assert seen == [3, 2]
+
+
+def test_a_batch_waits_no_longer_than_it_may(
+    start_worker: StartWorker, publish: Publish, device: Device, eventually: Eventually
+) -> None:
+    now_ns = 0
+    broker = ScriptedBroker()
+    link = ScriptedLink(broker)
+    worker = start_worker(link, batch_wait_s=0.5, clock=lambda: now_ns)
+    publish(broker, [request("7-1")])
+    eventually(lambda: worker.counters()["asks"] == 1)
+    now_ns = 499_000_000
+    publish(broker, [request("7-2")])
+    eventually(lambda: worker.counters()["asks"] == 2)
+    assert replies(broker, device) == []
+    now_ns = 500_000_000
+    link.wake()
+    eventually(lambda: len(replies(broker, device)) == 2)
+    assert worker.counters()["batches"] == 1
+
+
+def test_a_batch_waits_no_longer_than_the_tightest_of_its_deadlines_allows(
+    start_worker: StartWorker,
+    publish: Publish,
+    responder: Responder,
+    eventually: Eventually,
+) -> None:
+    now_ns = 0
+
+    def respond(batch: NDArray[Any]) -> tuple[Probs, Probs | None]:
+        nonlocal now_ns
+        now_ns += 100_000_000  # what the model takes
+        return responder.respond(batch)
+
+    broker = ScriptedBroker()
+    link = ScriptedLink(broker)
+    worker = start_worker(
+        link,
+        max_batch=3,
+        batch_wait_s=3600.0,
+        clock=lambda: now_ns,
+        responders=[msgspec.structs.replace(responder, respond=respond)],
+    )
+    publish(broker, [request(f"7-{number}") for number in range(3)])
+    eventually(lambda: worker.counters()["answered"] == 3)
+    publish(broker, [request("7-3", remaining_ms=1000), request("7-4", remaining_ms=60_000)])
+    eventually(lambda: worker.counters()["asks"] == 5)
+    assert worker.counters()["answered"] == 3
+    now_ns = 900_000_000  # the deadline less twice the model's time
+    link.wake()
+    eventually(lambda: worker.counters()["answered"] == 5)
+    assert worker.counters()["expired"] == 0
+
+
+@pytest.mark.parametrize("codec", ["zlib", "jpeg"])
+def test_a_body_that_cannot_be_decoded_is_refused_alone(
+    codec: str,
+    start_worker: StartWorker,
+    publish: Publish,
+    responder: Responder,
+    device: Device,
+    eventually: Eventually,
+) -> None:
+    contract = msgspec.structs.replace(responder.contract, dtype="uint8", shape=(4, 4))
+    broker = ScriptedBroker()
+    worker = start_worker(
+        ScriptedLink(broker),
+        responders=[
+            Responder(contract=contract, respond=lambda b: responder.respond(b[:, 0] / 32.0))
+        ],
+    )
+    sound = request("7-1", dtype="uint8", shape=(4, 4), body=bytes(16))
+    bad = msgspec.structs.replace(sound, id="7-2", codec=codec, body=b"not at all")
+    publish(broker, [sound, bad])
+    eventually(lambda: len(replies(broker, device)) == 2)
+    found = {reply.id: reply for reply in replies(broker, device)}
+    assert (found["7-1"].status, found["7-2"].status) == ("ok", "error")
+    assert str(found["7-2"].detail).startswith(f"cannot be read: body: {codec}")
+    assert worker.counters()["errors"] == 1
+
+
+# ---- Models that can be away
+
+
+class Remote:
+    """A model on a server that can be switched off; ``deadly`` is an input that ends it."""
+
+    def __init__(self, responder: Responder, *, there: bool = True) -> None:
+        self.there = there
+        self.deadly: float | None = None
+        self.checks = 0
+        self._inner = responder
+        self.responder = msgspec.structs.replace(
+            responder, respond=self._respond, check=self._check
+        )
+
+    def _check(self) -> None:
+        self.checks += 1
+        if not self.there:
+            raise ModelAwayError("nobody there", where="far")
+
+    def _respond(self, batch: NDArray[Any]) -> tuple[Probs, Probs | None]:
+        if not self.there or (batch[:, 0] == self.deadly).any():
+            raise ModelAwayError("it hung up", where="far")
+        return self._inner.respond(batch)
+
+
+def test_asks_come_only_when_the_models_are_there(
+    start_worker: StartWorker,
+    publish: Publish,
+    responder: Responder,
+    device: Device,
+    eventually: Eventually,
+) -> None:
+    remote = Remote(responder, there=False)
+    waiting: list[str] = []
+    broker = ScriptedBroker()
+    link = ScriptedLink(broker)
+    worker = start_worker(
+        link, wait=False, responders=[remote.responder], on_waiting=waiting.append
+    )
+    eventually(lambda: remote.checks >= 2 and worker.counters()["connects"] == 1)
+    assert (link.filters, worker.serving) == ([], None)
+    remote.there = True
+    eventually(lambda: worker.serving == "shared")
+    publish(broker, [request()])
+    eventually(lambda: bool(replies(broker, device)))
+    assert waiting[0] == "not looked for yet" or "nobody there" in waiting[0]
+
+
+def test_while_a_model_is_away_its_asks_are_kept_unacknowledged_and_no_more_come(
+    start_worker: StartWorker,
+    publish: Publish,
+    responder: Responder,
+    device: Device,
+    eventually: Eventually,
+) -> None:
+    remote = Remote(responder)
+    other = msgspec.structs.replace(
+        responder, contract=msgspec.structs.replace(responder.contract, digest="b" * 16)
+    )
+    broker = ScriptedBroker()
+    link = ScriptedLink(broker)
+    worker = start_worker(link, responders=[remote.responder, other])
+    probes = len(link.acked)
+    remote.there = False
+    publish(broker, [request("7-1"), request("7-2"), request("7-3", contract="b" * 16)])
+    eventually(lambda: [reply.id for reply in replies(broker, device)] == ["7-3"])
+    eventually(lambda: worker.serving is None and len(link.acked) == probes + 1)
+    assert not any("/ask/" in one for one in link.filters)
+    remote.there = True
+    eventually(lambda: len(replies(broker, device)) == 3)
+    eventually(lambda: len(link.acked) == probes + 3 and worker.serving == "shared")
+    assert (worker.counters()["errors"], worker.counters()["away"]) == (0, 1)
+
+
+def test_an_ask_that_sends_its_model_away_each_time_is_refused_in_the_end_and_alone(
+    start_worker: StartWorker,
+    publish: Publish,
+    responder: Responder,
+    device: Device,
+    eventually: Eventually,
+) -> None:
+    remote = Remote(responder)
+    remote.deadly = 0.5
+    broker = ScriptedBroker()
+    worker = start_worker(ScriptedLink(broker), responders=[remote.responder])
+    deadly = np.array([0.5, 0, 0, 0], "<f4").tobytes()
+    publish(broker, [request("7-1"), request("7-2", body=deadly), request("7-3")])
+    eventually(lambda: len(replies(broker, device)) == 3)
+    found = {reply.id: reply for reply in replies(broker, device)}
+    assert (found["7-1"].status, found["7-3"].status) == ("ok", "ok")
+    assert found["7-2"].detail == "the model went away 3 times"
+    eventually(lambda: worker.serving == "shared")
+
+
+def test_a_server_that_serves_another_model_ends_the_worker(
+    responder: Responder,
+) -> None:
+    def check() -> None:
+        raise ModelError("its input is of another shape", where="far")
+
+    worker = Worker(
+        ScriptedLink(ScriptedBroker()),
+        name="w0",
+        responders=[msgspec.structs.replace(responder, check=check)],
+    )
+    with pytest.raises(ModelError, match="another shape"):
+        worker.run()
+
+
+def test_stopping_while_a_model_is_away_leaves_its_asks_unacknowledged(
+    start_worker: StartWorker,
+    publish: Publish,
+    responder: Responder,
+    device: Device,
+    eventually: Eventually,
+) -> None:
+    remote = Remote(responder)
+    broker = ScriptedBroker()
+    link = ScriptedLink(broker)
+    worker = start_worker(link, responders=[remote.responder])
+    probes = len(link.acked)
+    remote.there = False
+    publish(broker, [request()])
+    eventually(lambda: worker.counters()["away"] == 1)
+    worker.stop()
+    eventually(lambda: not any(t.name == "worker" for t in threading.enumerate()))
+    assert (replies(broker, device), len(link.acked)) == ([], probes)
 
 
 # ---- Sharing the load

@@ -39,20 +39,24 @@ class Attendance:
         self.away[contract] = reason
 
     def look(self) -> bool:
-        """Look for what is absent, if it is time to; return whether that was the last of them.
+        """Look for one that is absent, if it is time to; return whether that was the last.
+
+        One at a time, since each may keep us waiting and the link must not.
 
         Raises:
             Exception: a server is there, and what it serves is not the model we need.
         """
         if not self.away or self.wait_s():
             return False
-        for contract in list(self.away):
-            self._look_for(self._responders[contract])
-        if self.away:
+        contract = next(iter(self.away))
+        self._look_for(self._responders[contract])
+        if contract in self.away:
+            self.away[contract] = self.away.pop(contract)  # the others first, next time
             self._next_s = time.monotonic() + self._backoff.next_s()
-            return False
-        self._backoff.reset()
-        return True
+        elif not self.away:
+            self._backoff.reset()
+            return True
+        return False
 
     def _look_for(self, responder: Responder) -> None:
         contract = responder.contract

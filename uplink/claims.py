@@ -1,4 +1,10 @@
-"""Requests in parts that a worker has claimed, and what it owes the broker for them."""
+"""Requests in parts that a worker has claimed, and what it owes the broker for them.
+
+Brokers have few messages under way to a client (mosquitto: 20), and a notice that is not
+acknowledged is one of them: if all were notices, the parts could never come. So only the
+first few wait for their answer; the others are acknowledged with the claim, and their
+devices announce anew if this worker dies.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,8 @@ from . import wire
 from .link import Token
 from .parts import Bounds, Gatherer
 from .topics import Device
+
+_UNACKNOWLEDGED = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -21,7 +29,7 @@ class Claim:
 
 
 class Claims:
-    """Keeps each notice unacknowledged until its request is whole, so that it is not lost.
+    """Gathers requests, and keeps the tokens of their notices until they are whole.
 
     A claim whose device falls silent is given up after twice the gatherer's patience: the
     device announces anew.
@@ -40,17 +48,18 @@ class Claims:
         return self._gatherer.counters()
 
     def claim(
-        self, device: Device, notice: wire.Notice, token: Token | None, *, now_ns: int
+        self, device: Device, notice: wire.Notice, tokens: list[Token], *, now_ns: int
     ) -> bool:
-        """Make room for a request; False: there is none."""
+        """Make room for a request; False: there is none. It takes ``tokens`` if it keeps them."""
         if not self._gatherer.expect(device, notice, now_ns=now_ns):
             return False
         key = (device, notice.id)
         known = self._claims.pop(key, None)
-        tokens = [] if known is None else known.tokens
-        if token is not None:
-            tokens.append(token)
-        self._claims[key] = Claim(notice, tokens, now_ns + self._patience_ns)
+        before = [] if known is None else known.tokens
+        self._claims[key] = Claim(notice, before, now_ns + self._patience_ns)
+        if sum(len(one.tokens) for one in self._claims.values()) < _UNACKNOWLEDGED:
+            before += tokens
+            tokens.clear()
         return True
 
     def take(self, device: Device, part: wire.Part, *, now_ns: int) -> tuple[bytes, Claim] | None:

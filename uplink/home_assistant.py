@@ -3,13 +3,13 @@
 Device discovery is documented at https://www.home-assistant.io/integrations/mqtt/; a key
 that Home Assistant does not know, anywhere outside a component, makes it refuse the device.
 The message is published on every connection, and again when Home Assistant says that it
-has started. Where the device's own topics hold nothing new for a sensor, its template
+has started; its topic ends in site and device, so that a broker's access list can hold each
+device to its own. Where the device's own topics hold nothing new for a sensor, its template
 gives the state that it has, or, for a number, nothing, which Home Assistant passes over.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,7 +58,7 @@ class HomeAssistant:
         pause_s: float = 5.0,
     ) -> None:
         self._status = f"{prefix}/status"
-        self._topic = f"{prefix}/device/{device_id(device)}/config"
+        self._topic = f"{prefix}/device/{device.site}/{device.name}/config"
         told = discovery(device, streams=streams, version=version, telemetry=telemetry)
         self._payload = msgspec.json.encode(told) if wanted else b""
         self._pause_ns = int(pause_s * 1e9)
@@ -71,6 +71,8 @@ class HomeAssistant:
     def filters(self) -> tuple[str, ...]:
         """Where Home Assistant says that it has started."""
         return (self._status,)
+
+    busy = False  # the next connection says it anew
 
     def connected(self, link: Link) -> None:  # noqa: ARG002 -- the protocol's signature
         """Owe the message; see `Publisher`."""
@@ -113,15 +115,6 @@ class HomeAssistant:
         """Do nothing: the message stays, for the device will be back; see `Publisher`."""
 
 
-def device_id(device: Device) -> str:
-    """Return what names the device to Home Assistant, for ever and nobody else.
-
-    The digest keeps site "a", device "b_c" apart from site "a_b", device "c".
-    """
-    digest = hashlib.sha256(f"{device.site}/{device.name}".encode()).hexdigest()
-    return f"hedge_{device.site}_{device.name}_{digest[:12]}"
-
-
 def discovery(
     device: Device, *, streams: Mapping[str, Sequence[str]], version: str, telemetry: bool
 ) -> dict[str, Any]:
@@ -131,14 +124,13 @@ def discovery(
         components |= _outcomes(device, stream, labels)
         if telemetry:
             components[f"{stream}_share"] = _share(device, stream)
-    own = device_id(device)
+    own = f"hedge/{device.site}/{device.name}"  # as no name holds a slash, it is nobody else's
     for key, component in components.items():
-        component["unique_id"] = f"{own}_{key}"
+        component |= {"unique_id": f"{own}/{key}", "qos": 1}
     return {
         "dev": {"ids": [own], "name": f"{device.site} {device.name}", "sw": version},
         "o": {"name": "hedge", "sw": version},
         "cmps": components,
-        "qos": 1,
     }
 
 

@@ -39,7 +39,10 @@ class Disconnected(NamedTuple):
 
 
 class Subscribed(NamedTuple):
-    """The broker has answered a subscription; ``refused`` are the filters it would not have."""
+    """The broker has answered a subscription; ``refused`` are the filters it would not have.
+
+    The link asks for those again by itself, and tells when the broker changes its mind.
+    """
 
     refused: tuple[str, ...]
 
@@ -48,10 +51,12 @@ class Delivered(NamedTuple):
     """A message is off our hands; ``refused`` says why the broker would not have it.
 
     At QoS 1 the broker has answered for it; at QoS 0 it has been written, and no more.
+    ``unheard``: the broker says that nobody is there to get it (MQTT 5, §3.4.2.1).
     """
 
     mid: int
     refused: str | None = None
+    unheard: bool = False
 
 
 class Received(NamedTuple):
@@ -110,7 +115,10 @@ class Link(Protocol):
         """
 
     def subscribe(self, filters: Sequence[str]) -> None:
-        """Ask for every message whose topic matches; on this connection only."""
+        """Ask for every message whose topic matches; on this connection only.
+
+        `Subscribed` follows, or `Disconnected`: a broker that does not answer is left.
+        """
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Ask for no more of them."""

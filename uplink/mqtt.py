@@ -32,6 +32,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from ..models.errors import ConfigError
 from .backoff import Backoff
 from .broker_url import Broker, Version
+from .dial import DialledClient
 from .link import (
     KEEPALIVE_S,
     Connected,
@@ -41,11 +42,11 @@ from .link import (
     Properties,
     Qos,
     Received,
-    Subscribed,
     Token,
     Will,
 )
 from .packed import Packed
+from .subscriptions import Subscriptions
 from .tls import TlsFiles, explain, last_words
 from .wire import MAX_REQUEST_BYTES
 
@@ -64,11 +65,11 @@ class MqttLink:
     ``client_id`` must be this client's alone, and always the same. ``window`` bounds the
     messages that the broker has not answered for, and a broker that takes fewer is heeded.
     A connection attempt blocks `poll` for ``connect_timeout_s`` at most at each step (and
-    for as long as a name look-up takes); a subscription that is not answered within
-    ``answer_timeout_s`` ends the connection. ``max_packet_bytes`` is what the broker takes,
-    where it is too old to say so itself: of the two limits the lower holds. MQTT 5 brokers
-    are told to keep longer messages than ``max_payload_bytes`` to themselves; with 3.1.1
-    only the broker's own limit keeps them out of memory.
+    for as long as a name look-up takes). A broker that does not answer, for
+    ``answer_timeout_s`` and each filter of a subscription, is left. ``max_packet_bytes`` is
+    what the broker takes, where it is too old to say so itself: of the two limits the lower
+    holds. MQTT 5 brokers are told to keep longer messages than ``max_payload_bytes`` to
+    themselves; with 3.1.1 only the broker's own limit keeps them out of memory.
 
     Raises:
         ConfigError: the files of TLS are no good, or are given for a URL without TLS.
@@ -112,7 +113,7 @@ class MqttLink:
         self._shaking = False  # connected, but not accepted yet
         self._sock: Any = None
         self._refusal: str | None = None
-        self._filters: dict[int | None, tuple[Sequence[str], float]] = {}  # and until when
+        self._subscriptions = Subscriptions(timeout_s=answer_timeout_s)
         self._unacked: set[int] = set()
         self._events: list[Event] = []
         self._selector = selectors.DefaultSelector()
@@ -131,9 +132,11 @@ class MqttLink:
         now_s = time.monotonic()
         if now_s >= self._next_s:
             self._overdue()
-        elif now_s >= self._answer_s():
+        elif self._subscriptions.overdue(now_s=now_s):
             self._refusal = "the broker does not answer a subscription"
             self._hang_up()
+        elif filters := self._subscriptions.again(now_s=now_s):
+            self._subscribe(filters, again=True)
         patience_s = 0.0 if self._events or self._buffered() else min(timeout_s, self._wait_s())
         self._flow(max(0.0, patience_s))
         if self._client is not None:
@@ -166,13 +169,12 @@ class MqttLink:
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Subscribe at QoS 1; see `Link`."""
-        if self._client is not None:
-            _, mid = self._client.subscribe([(one, _QOS) for one in filters])
-            self._filters[mid] = (filters, time.monotonic() + self._answer_timeout_s)
+        self._subscribe(filters)
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Unsubscribe; see `Link`."""
-        if self._client is not None:
+        self._subscriptions.dropped(filters)
+        if self._client is not None and self._since_s is not None:
             self._client.unsubscribe(list(filters))
 
     def ack(self, token: Token) -> None:
@@ -198,13 +200,15 @@ class MqttLink:
         events, self._events = self._events, []
         return events
 
+    def _subscribe(self, filters: Sequence[str], *, again: bool = False) -> None:
+        if self._client is not None and self._since_s is not None:
+            _, mid = self._client.subscribe([(one, _QOS) for one in filters])
+            self._subscriptions.asked(mid, filters, now_s=time.monotonic(), again=again)
+
     def _wait_s(self) -> float:
         """Return how long nothing can be due: an attempt, an answer, paho's time-keeping."""
-        return min(min(self._next_s, self._answer_s()) - time.monotonic(), self._keepalive_s / 4)
-
-    def _answer_s(self) -> float:
-        """Return until when the oldest subscription has to be answered."""
-        return next((until_s for _, until_s in self._filters.values()), float("inf"))
+        next_s = min(self._next_s, self._subscriptions.next_s())
+        return min(next_s - time.monotonic(), self._keepalive_s / 4)
 
     def _owing(self) -> bool:
         """Return whether something is still to be written, or to be answered for."""
@@ -242,11 +246,7 @@ class MqttLink:
         return any(key.fileobj is self._sock and mask & selectors.EVENT_READ for key, mask in ready)
 
     def _buffered(self) -> bool:
-        """Return whether TLS holds decrypted bytes, which no selector can see.
-
-        paho's WebSocket, whose own buffer holds nothing but the part of a frame that was
-        handed on already, says this of the TLS beneath it.
-        """
+        """Return whether TLS or WebSocket hold bytes, which no selector can see."""
         pending = getattr(self._sock, "pending", None)
         return pending is not None and pending() > 0
 
@@ -272,9 +272,12 @@ class MqttLink:
         except ConfigError as error:
             self._lost(str(error))
         except (OSError, ValueError) as error:  # ValueError: a name that no host can have
-            self._lost(f"cannot connect: {explain(str(error))}")
+            absent = isinstance(error, ConnectionRefusedError)
+            self._lost(f"cannot connect: {explain(str(error))}", absent=absent)
         if self._client is not None:
-            self._next_s = time.monotonic() + self._timeout_s
+            known = self._broker.version is not None  # else silence may mean "not this one"
+            patience_s = self._answer_timeout_s if known else self._timeout_s
+            self._next_s = time.monotonic() + patience_s
 
     def _greeting(self) -> PahoProperties | None:
         if self._version != "5":
@@ -284,10 +287,11 @@ class MqttLink:
         return properties
 
     def _new_client(self) -> Client:
-        client = Client(
-            CallbackAPIVersion.VERSION2,
+        client = DialledClient(
+            tls=self._tls.context() if self._broker.tls else None,
+            path=self._broker.path,
+            callback_api_version=CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
-            transport="tcp" if self._broker.path is None else "websockets",
             protocol=MQTTv5 if self._version == "5" else MQTTv311,
             reconnect_on_failure=False,
             manual_ack=True,
@@ -296,10 +300,6 @@ class MqttLink:
         client.max_inflight_messages = self._window
         if self._broker.username is not None:
             client.username_pw_set(self._broker.username, self._password)
-        if self._broker.path is not None:
-            client.ws_set_options(self._broker.path)
-        if self._broker.tls:
-            client.tls_set_context(self._tls.context())
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, qos=_QOS, retain=True)
         client.on_socket_open = self._on_socket_open
@@ -325,7 +325,7 @@ class MqttLink:
         if self._client is client:
             self._lost(self._refusal or "closed")
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, reason: str, *, absent: bool = False) -> None:
         """Put the connection away, and see when and how the next one is to be made."""
         now_s = time.monotonic()
         stood = self._since_s is not None
@@ -335,15 +335,16 @@ class MqttLink:
             self._doubt_version()
         self._client = None
         self._since_s = None
-        self._filters.clear()
+        self._subscriptions = Subscriptions(timeout_s=self._answer_timeout_s)
         self._unacked.clear()
-        self._next_s = now_s + self._backoff.next_s()
+        self._next_s = now_s + self._backoff.next_s(absent=absent)
         self._events.append(Disconnected(reason, stood))
 
     def _refused(self, error: str) -> None:
         """Note why a handshake failed; TLS refuses us, not the protocol within."""
         self._refusal = explain(error)
-        self._shaking = "alert" not in error
+        if "alert" in error:
+            self._shaking = False
 
     def _doubt_version(self) -> None:
         """Count a handshake that failed, and change the protocol when there were too many."""
@@ -386,12 +387,13 @@ class MqttLink:
                 self._hangups_left = 1
             return
         self._shaking = False
+        self._refusal = None
         self._hangups_left = _DOUBT
         self._since_s = time.monotonic()
         self._next_s = float("inf")
         client.on_log = None  # it would cost time for every message
         window = min(self._window, getattr(properties, "ReceiveMaximum", self._window))
-        client._max_inflight_messages = window  # noqa: SLF001 -- its setter is for the unconnected
+        client._max_inflight_messages = max(1, window)  # noqa: SLF001 -- its setter is for the unconnected
         told = getattr(properties, "MaximumPacketSize", None)
         limits = [limit for limit in (told, self._max_packet_bytes) if limit is not None]
         self._events.append(Connected(self._version, min(limits, default=None)))
@@ -423,7 +425,9 @@ class MqttLink:
         properties: PahoProperties | None,  # noqa: ARG002
     ) -> None:
         self._unacked.discard(mid)
-        self._events.append(Delivered(mid, str(reason) if reason.is_failure else None))
+        refused = str(reason) if reason.is_failure else None
+        unheard = reason == "No matching subscribers"
+        self._events.append(Delivered(mid, refused, unheard))
 
     def _on_subscribe(
         self,
@@ -433,9 +437,10 @@ class MqttLink:
         reasons: list[ReasonCode],
         properties: PahoProperties | None,  # noqa: ARG002
     ) -> None:
-        filters, _ = self._filters.pop(mid, ((), 0.0))
-        pairs = zip(filters, reasons, strict=False)
-        self._events.append(Subscribed(tuple(one for one, why in pairs if why.is_failure)))
+        failures = [reason.is_failure for reason in reasons]
+        found = self._subscriptions.answered(mid, failures, now_s=time.monotonic())
+        if found is not None:
+            self._events.append(found)
 
     def _on_message(self, client: Client, userdata: object, message: MQTTMessage) -> None:  # noqa: ARG002
         try:

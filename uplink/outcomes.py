@@ -33,6 +33,7 @@ _MAX_PAYLOAD_BYTES = 128 << 10  # what any broker takes; larger ones could end t
 _WINDOW = 10  # messages under way, so that asks find room beside them
 _FIRSTS = 4  # of them, first outcomes: finals come through, however many there are
 _WINDOW_BYTES = 64 << 10
+_AGAIN_NS = 5_000_000  # a turn that took offers looks again, so that not each has to wake it
 _COUNTERS = (
     *("offered", "queue_full", "oversized", "thinned", "unsent"),
     *("firsts", "sent", "resent", "delivered", "undelivered"),
@@ -82,6 +83,7 @@ class OutcomePublisher:
         self._queue = queue
         self._offers: deque[_Offer] = deque()
         self._woken = False
+        self._again_ns: int | None = None
         self._gates: dict[str, _Gate] = {}
         self._firsts: deque[tuple[str, bytes]] = deque(maxlen=_FIRSTS)
         self._flying: dict[int, tuple[int | None, int]] = {}  # by mid: the parcel's key, bytes
@@ -109,6 +111,11 @@ class OutcomePublisher:
             self._woken = True
             self._wake()
         return True
+
+    @property
+    def busy(self) -> bool:
+        """Whether finals wait; see `Publisher`."""
+        return bool(self._offers) or len(self._spool) > 0
 
     def connected(self, link: Link) -> None:
         """Do nothing: `turn` goes on where it was."""
@@ -142,13 +149,17 @@ class OutcomePublisher:
         On return every final of an escalated sample that was offered before is on disk, if
         the spool has one that takes it.
         """
-        self._woken = False
-        escalated = False
-        for offer in [self._offers.popleft() for _ in range(len(self._offers))]:
-            escalated |= offer.escalated
+        self._woken = False  # first: what is offered from now on wakes us, or is taken here
+        offers = [self._offers.popleft() for _ in range(len(self._offers))]
+        if offers:
+            self._again_ns = now_ns + _AGAIN_NS
+        elif self._again_ns is not None and self._again_ns <= now_ns:
+            self._again_ns = None
+        self._woken = self._again_ns is not None
+        for offer in offers:
             self._take(offer, now_ns)
         self._open_gates(now_ns)
-        if escalated:
+        if any(offer.escalated for offer in offers):
             self._spool.commit()
         if link is None:
             self._tally.add("unsent", len(self._firsts))
@@ -158,11 +169,9 @@ class OutcomePublisher:
         self._spool.tend(now_ns)
 
     def next_ns(self) -> int | None:
-        """Return when a gate opens, or the spool has something to do; see `Publisher`."""
+        """Return when a gate opens, or there may be something to do; see `Publisher`."""
         times = [gate.open_ns for gate in self._gates.values() if gate.held is not None]
-        spool_ns = self._spool.next_ns()
-        if spool_ns is not None:
-            times.append(spool_ns)
+        times += [at_ns for at_ns in (self._again_ns, self._spool.next_ns()) if at_ns is not None]
         return min(times, default=None)
 
     def counters(self) -> dict[str, int]:

@@ -20,6 +20,10 @@ class Publisher(Protocol):
     def filters(self) -> Sequence[str]:
         """The topics that are subscribed to for it, on every connection."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether something waits that could be published now, or for the broker's word."""
+
     def connected(self, link: Link) -> None:
         """Begin anew on a fresh connection."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
@@ -193,9 +194,7 @@ class Pump:
             self._link.open(self._presence.will)
             while self._closing_s is None:
                 self._turn()
-            self._store()
-            self._publish()
-            self._finalise()
+            self._finish(self._closing_s / 2)
             if self._connected:
                 self._presence.part(self._link)
             for event in self._link.close(timeout_s=self._closing_s):
@@ -232,6 +231,15 @@ class Pump:
         self._ring()
         if self._connected and self._presence.insist(self._link):
             self._tally.add("births")
+
+    def _finish(self, timeout_s: float) -> None:
+        """Store what was offered last, and let the publishers say what they have to say."""
+        self._turn()
+        until_s = time.monotonic() + timeout_s
+        while self._connected and time.monotonic() < until_s:
+            if not any(publisher.busy for publisher in self._publishers):
+                break
+            self._turn()
 
     def _ring(self) -> None:
         if self._answers:

@@ -6,7 +6,7 @@ claims it gets it in parts. Whatever the connection loses is the outbox's to off
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from .topics import Device
 
 _LONGEST_LEASE = 8  # times the first one
 _MARGIN_BYTES = 512  # of a packet, for the topic and the properties
-_MAX_PARTED = 4  # asks in parts under way at once: each is in memory as a whole
+_MAX_CLAIMS = 256
 
 
 class Window(Struct, frozen=True, kw_only=True):
@@ -76,7 +76,8 @@ class Sender:
         self._max_packet_bytes: int | None = None
         self._unacked: dict[int, tuple[str, int]] = {}
         self._under_way = 0
-        self._parted: dict[str, deque[tuple[str, bytes]]] = {}  # what is left of each ask
+        self._claims: OrderedDict[str, str] = OrderedDict()  # by ask, the worker that wants it
+        self._parts: deque[tuple[str, str, bytes]] = deque()  # those of one ask, with its id
         self._sent: set[str] = set()
         self._deaf = Backoff(first_s=0.5, cap_s=8.0)
         self._silent_until_ns: int | None = None
@@ -94,7 +95,8 @@ class Sender:
         self._outbox.requeue([ask_id for ask_id, _ in self._unacked.values()])
         self._unacked.clear()
         self._under_way = 0
-        self._parted.clear()
+        self._claims.clear()
+        self._parts.clear()
 
     def delivered(self, event: Delivered) -> bool:
         """Take the broker's word on a message; return whether it was one of ours."""
@@ -129,21 +131,16 @@ class Sender:
     def forget(self, ask_id: str) -> None:
         """Note that an ask has ended."""
         self._sent.discard(ask_id)
-        self._parted.pop(ask_id, None)
+        self._drop_parts(ask_id)
 
     def claim(self, record: Record, *, worker: str) -> None:
         """Send an ask in parts to the worker that asks for it; a second claim begins anew."""
-        self._parted.pop(record.id, None)
-        if self._max_packet_bytes is None or len(self._parted) >= _MAX_PARTED:
+        if self._max_packet_bytes is None or len(self._claims) >= _MAX_CLAIMS:
             self._tally.add("claims_deferred")  # to the next notice
             return
         self._tally.add("claims")
-        payload = wire.encode(_timed(record, self._clock()))
-        pieces = parts.split(payload, part_bytes=parts.part_bytes(self._max_packet_bytes))
-        topic = self._device.part(worker)
-        self._parted[record.id] = deque(
-            (topic, _part(record, index, pieces)) for index in range(len(pieces))
-        )
+        self._drop_parts(record.id)
+        self._claims[record.id] = worker
 
     def send(self) -> list[Refusal]:
         """Send what is due, as far as the window and the budget go; return what cannot be."""
@@ -174,7 +171,7 @@ class Sender:
         So it travels while the disk makes it durable. Nothing is owed yet: if the commit
         fails, its answer comes to nobody. What is stored has then to be given a `lease`.
         """
-        if not self._connected or self._outbox.stats().pending or self._parted:
+        if not self._connected or self._outbox.stats().pending or self._claims or self._parts:
             return []
         if self._silent_until_ns is not None:
             return []
@@ -234,20 +231,38 @@ class Sender:
         return self._device.notice(record.stream), wire.encode(notice)
 
     def _send_parts(self, now_ns: int) -> None:
-        """Send the parts that workers wait for, each ask's in turn."""
-        for ask_id, waiting in list(self._parted.items()):
-            while waiting:
-                topic, payload = waiting[0]
-                if len(self._unacked) >= self._window.unacked:
-                    return
-                if not self._fits(topic, payload, now_ns):
-                    return
-                mid = self._link.send(topic, payload)
-                if mid is None:
-                    return
-                self._note(mid, ask_id, topic, payload)
-                waiting.popleft()
-            del self._parted[ask_id]
+        """Send the parts that workers wait for; only one ask's are in memory at a time."""
+        while self._parts or self._claims:
+            if not self._parts:
+                self._cut(*self._claims.popitem(last=False))
+                continue
+            ask_id, topic, payload = self._parts[0]
+            if len(self._unacked) >= self._window.unacked:
+                return
+            if not self._fits(topic, payload, now_ns):
+                return
+            mid = self._link.send(topic, payload)
+            if mid is None:
+                return
+            self._note(mid, ask_id, topic, payload)
+            self._parts.popleft()
+
+    def _cut(self, ask_id: str, worker: str) -> None:
+        """Cut an ask into the parts that its worker gets."""
+        record = self._outbox.find(ask_id)
+        if record is None or self._max_packet_bytes is None:
+            return
+        payload = wire.encode(_timed(record, self._clock()))
+        pieces = parts.split(payload, part_bytes=parts.part_bytes(self._max_packet_bytes))
+        topic = self._device.part(worker)
+        self._parts.extend(
+            (ask_id, topic, _part(record, index, pieces)) for index in range(len(pieces))
+        )
+
+    def _drop_parts(self, ask_id: str) -> None:
+        self._claims.pop(ask_id, None)
+        if self._parts and self._parts[0][0] == ask_id:
+            self._parts.clear()
 
     def _send_ask(self, record: Record, topic: str, payload: bytes, now_ns: int) -> bool:
         mid = self._link.send(topic, payload, properties=self._beside(record, now_ns))

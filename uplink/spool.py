@@ -13,6 +13,7 @@ memory, what it does not give back is lost, and both are counted. One thread own
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -24,6 +25,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from ..models.errors import UplinkError
 from ..telemetry.clock import Clock, boottime_ns
 from . import stored
 from .ask_log import AskLog
@@ -89,7 +91,7 @@ class Spool:
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
         self._max_sends = max_sends
-        self._within_ns = int(commit_within_s * 1e9)
+        self._look_ns = int(commit_within_s * 1e9 / 2)  # what is there at two looks is committed
         self._clock = clock
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._keys = itertools.count()  # what is found on disk gets keys below 0
@@ -99,6 +101,7 @@ class Spool:
         self._in_flight: set[int] = set()
         self._size = 0
         self._commit_ns: int | None = None
+        self._seen = -1  # the newest key at the last look
         self._lock: int | None = None
         self._log: AskLog | None = None
         self._open()
@@ -119,7 +122,7 @@ class Spool:
         while len(self._entries) > self._max_count or self._size > self._max_bytes:
             self._evict(next(iter(self._entries)))
         if self._folder is not None and self._commit_ns is None:
-            self._commit_ns = self._clock() + self._within_ns
+            self._seen, self._commit_ns = key, self._clock() + self._look_ns
 
     def due(self, limit: int) -> Iterator[Parcel]:
         """Yield up to ``limit`` that wait, oldest first, as long as each is said to be `sent`."""
@@ -162,7 +165,8 @@ class Spool:
         if self._folder is None or not self._memory:
             return
         if self._log is None:
-            self._open()
+            with contextlib.suppress(UplinkError):  # another has taken it; perhaps not for long
+                self._open()
         keys = iter(list(self._memory))
         while group := list(itertools.islice(keys, _GROUP)):
             if not self._store(group):
@@ -172,7 +176,7 @@ class Spool:
     def tend(self, now_ns: int) -> None:
         """Do what is due: commit, and write down which messages on disk have gone."""
         if self._commit_ns is not None and self._commit_ns <= now_ns:
-            self.commit()
+            self._look(now_ns)
         if self._log is None:
             return
         due_ns = self._log.due_ns
@@ -198,6 +202,15 @@ class Spool:
             self._log.close()
             self._log = None
         self._unlock()
+
+    def _look(self, now_ns: int) -> None:
+        """Commit if anything has been in memory only since the last look."""
+        if next(iter(self._memory), self._seen + 1) <= self._seen:
+            self.commit()
+        elif self._memory:
+            self._seen, self._commit_ns = next(reversed(self._memory)), now_ns + self._look_ns
+        else:
+            self._commit_ns = None
 
     def _remove(self, key: int, word: int) -> None:
         """Take a message off; of those that wait, only the oldest."""

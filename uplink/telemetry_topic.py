@@ -55,6 +55,8 @@ class TelemetryTopic:
         self._offered += 1
         self._wake()
 
+    busy = False  # what is not sent is out of date soon
+
     def connected(self, link: Link) -> None:
         """Do nothing: `turn` goes on."""
 

@@ -34,7 +34,9 @@ class TlsFiles(Struct, frozen=True, kw_only=True):
             ConfigError: they do not; ``where`` names the one that is wrong.
         """
         if self.key_file is not None and self.cert_file is None:
-            raise ConfigError("a key without a certificate", where="key_file", hint="cert_file")
+            raise ConfigError(
+                "a key without a certificate", where=str(self.key_file), hint="give cert_file, too"
+            )
         given = self.ca_file or self.cert_file
         if given is not None and not tls:
             raise ConfigError(

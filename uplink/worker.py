@@ -19,7 +19,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -161,9 +161,10 @@ class Worker:
         The call of a model that has begun is not cut short, and ``drain_s`` does not count it.
         """
         self._withdraw()
+        self._probe = None
         if self._connected:
             self._link.unsubscribe((topics.parts_filter(self._name),))
-        self._probe = None
+            self._await_word()
         until_s = time.monotonic() + drain_s
         while self._can_answer() and time.monotonic() < until_s:
             self._turn(0.05)
@@ -172,6 +173,12 @@ class Worker:
             _log.warning("stopped with %d asks unanswered; their devices will ask again", left)
         else:
             _log.info("stopped, with every ask answered")
+
+    def _await_word(self) -> None:
+        """Owe the broker a message: when it has that, what it sent before has come, too."""
+        mid = self._link.send(f"{topics.ROOT}/_worker/{self._name}/plain", b"")
+        if mid is not None:
+            self._owed[mid] = []
 
     def _can_answer(self) -> bool:
         """Return whether waiting can still bring an answer to the broker."""
@@ -185,8 +192,7 @@ class Worker:
             self._serve(self._probe.lapse())
         if self._models.look():
             self._resume()
-        for token in self._claims.lapse(now_ns=self._clock()):
-            self._ack(token)
+        self._ack_all(self._claims.lapse(now_ns=self._clock()))
         self._work()
         if self._clock() - self._figures.turned_ns >= _FIGURES_NS:
             self._figures = self._measured()
@@ -221,8 +227,7 @@ class Worker:
             case Delivered():
                 if event.refused is not None:
                     self._tally.drop("undelivered", event.refused)
-                for token in self._owed.pop(event.mid, ()):
-                    self._link.ack(token)
+                self._ack_all(self._owed.pop(event.mid, ()))
             case Received():
                 self._receive(event)
 
@@ -360,19 +365,18 @@ class Worker:
         sample. When its parts are here, the answer is given without a second thought.
         """
         notice = wire.decode_notice(event.payload)
-        now_ns = self._clock()
+        tokens = [] if event.token is None else [event.token]
         if self._mode == "plain" and not self._is_ours(device, notice.id):
             self._tally.add("not_ours")
         elif notice.remaining_ms == 0:
             self._tally.add("expired")
         elif notice.contract not in self._responders:
             why = f"no model of contract {notice.contract} is served here"
-            self._tally.drop("errors", why)
-            self._send(device, wire.encode(reply(notice, "error", detail=why)), notice.id)
-        elif self._claims.claim(device, notice, event.token, now_ns=now_ns):
+            return self._refuse_notice(device, notice, tokens, why)
+        elif self._claims.claim(device, notice, tokens, now_ns=self._clock()):
             self._tally.add("claims")
-            claim = reply(notice, "claim", detail=self._name)
-            self._send(device, wire.encode(claim), notice.id)
+            claim = wire.encode(reply(notice, "claim", detail=self._name))
+            self._send(device, notice.id, claim, tokens)  # those that cannot wait for the answer
             return True
         return False
 
@@ -381,8 +385,7 @@ class Worker:
         part = wire.decode_part(event.payload)
         found = self._claims.take(device, part, now_ns=self._clock())
         if found is not None and not self._take_whole(device, *found):
-            for token in found[1].tokens:
-                self._ack(token)
+            self._ack_all(found[1].tokens)
         return False
 
     def _take_whole(self, device: topics.Device, payload: bytes, claim: Claim) -> bool:
@@ -393,8 +396,7 @@ class Worker:
         except WireError as error:
             self._tally.drop("malformed", error)
             why = f"its parts make no request: {error}"
-            self._send(device, wire.encode(reply(notice, "error", detail=why)), notice.id)
-            return False
+            return self._refuse_notice(device, notice, claim.tokens, why)
         return self._take(device, request, claim.tokens)
 
     def _is_ours(self, device: topics.Device, ask_id: str) -> bool:
@@ -451,8 +453,7 @@ class Worker:
         """Return an ask's tensor; none where its time has run out or it cannot be read."""
         if job.until_ns is not None and self._clock() >= job.until_ns:
             self._tally.add("expired")
-            for token in job.tokens:
-                self._ack(token)
+            self._ack_all(job.tokens)
             return []
         try:
             return [wire.tensor(job.request)]
@@ -475,28 +476,39 @@ class Worker:
                 self._refuse(job, f"the model went away {_TRIES} times")
             elif not self._hand.add(job):
                 self._tally.drop("shed", f"more asks than can be held for {contract}")
-                for token in job.tokens:
-                    self._ack(token)
+                self._ack_all(job.tokens)
 
     def _refuse(self, job: Job, detail: str, *, error: BaseException | None = None) -> None:
         self._tally.drop("errors", detail, error=error)
         self._publish(job, wire.encode(reply(job.request, "error", detail=detail)))
 
-    def _publish(self, job: Job, payload: bytes) -> None:
-        """Send an answer; its ask is acknowledged when the broker has it."""
-        mid = self._send(job.device, payload, job.request.id)
-        if mid is not None:
-            self._owed[mid] = job.tokens
+    def _refuse_notice(
+        self, device: topics.Device, notice: wire.Notice, tokens: list[Token], detail: str
+    ) -> bool:
+        """Refuse a request that has not come, or not whole; True: an answer is under way."""
+        self._tally.drop("errors", detail)
+        self._send(device, notice.id, wire.encode(reply(notice, "error", detail=detail)), tokens)
+        return True
 
-    def _send(self, device: topics.Device, payload: bytes, ask_id: str) -> int | None:
+    def _publish(self, job: Job, payload: bytes) -> None:
+        self._send(job.device, job.request.id, payload, job.tokens)
+
+    def _send(
+        self, device: topics.Device, ask_id: str, payload: bytes, tokens: list[Token]
+    ) -> None:
+        """Send a reply; ``tokens`` are acknowledged when the broker has it."""
         beside = Properties(content_type=wire.CONTENT_TYPE, correlation=ask_id.encode())
         mid = self._link.send(device.answer, payload, properties=beside)
         if mid is not None:
             self._tally.add("bytes_up", len(device.answer) + len(payload))
-        return mid
+            self._owed[mid] = tokens
 
     def _ack(self, token: Token | None) -> None:
         if token is not None:
+            self._link.ack(token)
+
+    def _ack_all(self, tokens: Iterable[Token]) -> None:
+        for token in tokens:
             self._link.ack(token)
 
     # ---- Figures

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Bring mosquitto and nats-server for the tests of MQTT 5 and of a cluster where that needs
+# nobody's consent: as root, on Debian and its kin, without starting them as services.
+# Elsewhere those tests say why they skip.
+missing=
+for program in mosquitto nats-server; do
+    command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ] || missing="$missing $program"
+done
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "not installed:$missing; the tests that need them will be skipped"
+    exit 0
+fi
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update >/dev/null 2>&1
+for program in $missing; do # one by one: an older release may know only one of them
+    apt-get -qq install --no-install-recommends "$program" >/dev/null 2>&1 ||
+        echo "$program could not be installed: the tests that need it will be skipped"
+done
