@@ -8,16 +8,21 @@ import itertools
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from hedge.uplink import frames
+from hedge.uplink.durable_outbox import DurableOutbox
+from hedge.uplink.frames import HEAD, frame
 from hedge.uplink.log_files import TAIL, Row, file_name
 from hedge.uplink.record_log import MARK, PUT, Place, RecordLog
 
@@ -539,3 +544,46 @@ def test_a_writer_killed_at_any_moment_loses_nothing_that_it_had_committed(tmp_p
         assert row.lost == []
         committed = found
     assert len(committed) > 100
+
+
+def placed(folder: Path, *forged: bytes) -> Path:
+    """Return a new folder with one file of the log."""
+    folder.mkdir()
+    (folder / file_name(1)).write_bytes(b"".join(forged))
+    return folder
+
+
+@pytest.mark.parametrize("begin", [0, (1 << 64) - 2])
+@pytest.mark.parametrize("claimed", [1 << 40, (1 << 64) - 2])
+def test_a_forged_number_neither_stops_the_start_nor_takes_time(
+    tmp_path: Path, begin: int, claimed: int
+) -> None:
+    puts = max(0, claimed - begin)
+    folder = placed(
+        tmp_path / "log",
+        frame(MARK, b"", segment=1, salt=1, number=begin, puts=0),
+        frame(MARK, b"", segment=1, salt=1, number=claimed, puts=puts),
+    )
+    fields = struct.pack("<4sIQQQQB3x", b"\xf5hdg", 1, 0, 0, claimed, puts, 0)
+    (folder / TAIL).write_bytes(fields + struct.pack("<I", zlib.crc32(fields)))
+    outbox = DurableOutbox(folder, min_free_bytes=0)
+    assert outbox.counters()["lost"] <= claimed
+    outbox.close()
+    assert DurableOutbox(folder, min_free_bytes=0).stats()[:2] == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(
+            msgspec.msgpack.encode([1, kept, begin, [], b""])
+            for kept, begin in ((2**40, (0, 0)), (1, (2**63, 0)), (1, (-5, -5)), (1, (3, 9)))
+        ),
+        b"\x91\xa2\xff\xfe",  # a text that is no UTF-8
+        b"\x95\x01\x01\x92\x00\x00\x90\xc4\x06\x94\xa1\xff\x00\x00\xc0",  # the same, in the stamp
+        b"\x91" * 5000 + b"\xc0",
+    ],
+)
+def test_a_head_that_says_what_cannot_be_stops_nothing(tmp_path: Path, payload: bytes) -> None:
+    folder = placed(tmp_path / "log", frame(HEAD, payload, segment=1, salt=1, number=0, puts=0))
+    assert DurableOutbox(folder, min_free_bytes=0).stats()[:2] == (0, 0)

@@ -263,7 +263,7 @@ def _read(state: bytes) -> _Kept | None:
         return None
     try:
         kept = msgspec.msgpack.decode(data, type=_Kept)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return None
     return kept if kept.v == 1 and read_stamp(kept.stamp) is not None else None
 

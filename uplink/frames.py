@@ -24,6 +24,12 @@ _HEADER = struct.Struct("<4sIIIQQB3x")
 _FIELDS = struct.Struct("<IIQQB3x")
 _BEGIN = struct.Struct("<4sI")
 HEADER_BYTES = _HEADER.size
+ENDLESS = 1 << 62
+"""No log has so many frames: a larger number is forged, and what says it does not count."""
+
+MAX_SEGMENT = 1 << 31
+"""The same for files."""
+
 _PATIENCE = 8  # times a file's size that may be spent on false beginnings
 
 HEAD, PUT, MARK = 0, 1, 2
@@ -65,6 +71,7 @@ def scan(data: bytes, *, segment: int) -> Iterator[Frame]:
             and (its_salt == salt or salt is None)
             and its_number >= number
             and puts <= its_puts <= puts + its_number - number
+            and its_number < ENDLESS
             and end <= size
         ):
             if crc32(view[at + _BEGIN.size : end], segment) == crc:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 _TIME_ERROR = 5  # adjtimex: the clock is not synchronised
+_FAR_NS = 1 << 62  # a forged time beyond it would leave no room for what follows
 _TIMEX_BYTES = 512  # more than struct timex takes anywhere
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -62,9 +63,11 @@ class Lifetime:
 def read_stamp(data: bytes) -> Stamp | None:
     """Return the stamp that was written, or None where it cannot be read."""
     try:
-        return msgspec.msgpack.decode(data, type=Stamp)
-    except msgspec.DecodeError:
+        stamp = msgspec.msgpack.decode(data, type=Stamp)
+    except (ValueError, RecursionError):
         return None
+    times = (stamp.boot_ns, stamp.life_ns, stamp.wall_ns or 0)
+    return stamp if all(0 <= at_ns < _FAR_NS for at_ns in times) else None
 
 
 def boot_id() -> str:

@@ -35,7 +35,6 @@ _NAME = re.compile(r"[0-9]{8,10}\.log")
 _HINT = struct.Struct("<4sIQQQQB3x")
 _CRC = struct.Struct("<I")
 _BLOCK = 4096
-_ENDLESS = 1 << 64
 
 
 class Point(NamedTuple):
@@ -151,7 +150,9 @@ class Row:
         if pending is not None:
             hint, newest = self.hint, pending[0]
             sealed = hint is not None and hint.sealed and hint.segment == newest
-            yield from self._count(*pending, until=hint.end.number if hint and sealed else _ENDLESS)
+            yield from self._count(
+                *pending, until=hint.end.number if hint and sealed else frames.ENDLESS
+            )
         self._finish()
 
     def _count(
@@ -211,7 +212,9 @@ class Row:
             data = _read(self._folder / file_name(segment))
             first = next(frames.scan(data, segment=segment), None)
             if first is not None and first.kind == frames.HEAD:
-                return _head(data[first.begin : first.end])
+                head = _head(data[first.begin : first.end])
+                if 0 <= head.kept <= segment and _is_sane(head.begin):
+                    return head
         return None
 
 
@@ -222,8 +225,8 @@ def _head(payload: bytes) -> Head:
     """Return what a head says; of one in an unknown format no more than that format."""
     try:
         return _read_head(payload)
-    except msgspec.DecodeError:
-        with contextlib.suppress(msgspec.DecodeError):
+    except (ValueError, RecursionError):
+        with contextlib.suppress(ValueError, RecursionError):
             match msgspec.msgpack.decode(payload):
                 case [int(number), *_]:
                     return Head(number, 0, Point(0, 0))
@@ -262,7 +265,14 @@ def read_hint(folder: Path) -> Hint | None:
     if len(rest) != _CRC.size or _CRC.unpack(rest)[0] != crc32(fields):
         return None
     _, segment, number, puts, end_number, end_puts, sealed = _HINT.unpack(fields)
-    return Hint(segment, Point(number, puts), Point(end_number, end_puts), bool(sealed))
+    begin, end = Point(number, puts), Point(end_number, end_puts)
+    if segment >= frames.MAX_SEGMENT or not (_is_sane(begin) and _is_sane(end)):
+        return None
+    return Hint(segment, begin, end, bool(sealed))
+
+
+def _is_sane(point: Point) -> bool:
+    return 0 <= point.puts <= point.number < frames.ENDLESS
 
 
 def _segments(folder: Path) -> list[int]:
@@ -271,7 +281,8 @@ def _segments(folder: Path) -> list[int]:
         names = [path.name for path in folder.iterdir()]
     except FileNotFoundError:
         return []
-    return sorted(int(name[:-4]) for name in names if _NAME.fullmatch(name))
+    found = sorted(int(name[:-4]) for name in names if _NAME.fullmatch(name))
+    return [segment for segment in found if segment < frames.MAX_SEGMENT]
 
 
 def _read(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from pathlib import Path
 
 from msgspec import Struct
@@ -70,10 +71,12 @@ class Recovery:
                 self._put(found)
             else:
                 self._mark(found)
+        over = sorted(self._over)
         self.lost = sum(
-            number not in self._over
+            gap.end.puts
+            - gap.begin.puts
+            - (bisect_left(over, gap.end.puts) - bisect_left(over, gap.begin.puts))
             for gap in row.lost
-            for number in range(gap.begin.puts, gap.end.puts)
         )
         self.unread = [number for number in self.unread if number not in self._over]
         self.order = sorted(self.asks, key=self._orders.__getitem__)

@@ -26,6 +26,7 @@ _HEAD = struct.Struct("<BBHQdqqqB")
 _COUNTS = struct.Struct("<BH")  # final and sends, from the second byte on
 _MARK = struct.Struct("<QB")
 _NEVER = -(1 << 63)
+_FAR = 1 << 62  # a forged number beyond it would leave no room for what follows
 _MAX_SENDS = 0xFFFF
 
 FINAL, SENT, MOVED = 1, 2, 3
@@ -102,6 +103,8 @@ def summary(payload: bytes | memoryview) -> Summary:
         ask_id = str(payload[_HEAD.size : _HEAD.size + length], "ascii")
     except (struct.error, IndexError) as error:
         raise ValueError(f"no record: {error}") from error
+    if order >= _FAR or asked_at >= _FAR:
+        raise ValueError(f"a record that claims to be number {order}, asked at {asked_at}")
     return Summary(
         ask_id,
         final == 1,
@@ -123,7 +126,10 @@ def unpack(payload: bytes, *, ahead_ns: int) -> Record:
     told = summary(payload)
     if payload[0] != VERSION:
         payload = _upgraded(payload, payload[0])
-    message = _decode(memoryview(payload)[_HEAD.size + payload[_HEAD.size - 1] :])
+    try:
+        message = _decode(memoryview(payload)[_HEAD.size + payload[_HEAD.size - 1] :])
+    except RecursionError as error:
+        raise ValueError("a record that is nested too deeply") from error
     return Record(
         request=message.request,
         stream=message.stream,
