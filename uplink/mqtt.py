@@ -32,7 +32,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from ..models.errors import ConfigError
 from .backoff import Backoff
 from .broker_url import Broker, Version
-from .dial import DialledClient
+from .lean import LeanClient
 from .link import (
     KEEPALIVE_S,
     Connected,
@@ -104,7 +104,7 @@ class MqttLink:
         self._max_receive_bytes = max_payload_bytes + _MARGIN_BYTES
         self._backoff = backoff or Backoff()
         self._will: Will | None = None
-        self._client: Client | None = None
+        self._client: LeanClient | None = None
         self._connection = 0
         self._since_s: float | None = None  # of the CONNACK; None: not connected
         self._next_s = float("inf")  # the next attempt, or the end of the wait for a CONNACK
@@ -160,12 +160,14 @@ class MqttLink:
         beside = None
         if properties is not None and self._version == "5":
             beside = Packed(properties)
-        info = client.publish(topic, payload, qos=qos, retain=retain, properties=beside)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            return None
         if qos == _QOS:
-            self._unacked.add(info.mid)
-        return info.mid
+            packed = None if beside is None else beside.pack()
+            mid = client.put(topic, payload, retain=retain, properties=packed)
+            if mid is not None:
+                self._unacked.add(mid)
+            return mid
+        info = client.publish(topic, payload, qos=qos, retain=retain, properties=beside)
+        return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Subscribe at QoS 1; see `Link`."""
@@ -238,15 +240,13 @@ class MqttLink:
         """Read what has come, but let the owner see it after a burst."""
         for _ in range(_BURST):
             client.loop_read()
-            if self._sock is None or not (self._readable() or self._buffered()):
+            if self._sock is None or not self._buffered():
                 return
 
-    def _readable(self) -> bool:
-        ready = self._selector.select(0)
-        return any(key.fileobj is self._sock and mask & selectors.EVENT_READ for key, mask in ready)
-
     def _buffered(self) -> bool:
-        """Return whether TLS or WebSocket hold bytes, which no selector can see."""
+        """Return whether bytes were read, or decrypted, that no selector can see."""
+        if self._client is not None and self._client.reads_ahead:
+            return True
         pending = getattr(self._sock, "pending", None)
         return pending is not None and pending() > 0
 
@@ -286,8 +286,8 @@ class MqttLink:
         properties.MaximumPacketSize = self._max_receive_bytes
         return properties
 
-    def _new_client(self) -> Client:
-        client = DialledClient(
+    def _new_client(self) -> LeanClient:
+        client = LeanClient(
             tls=self._tls.context() if self._broker.tls else None,
             path=self._broker.path,
             callback_api_version=CallbackAPIVersion.VERSION2,
