@@ -15,11 +15,11 @@ from msgspec import Meta, Struct
 from ..models.errors import ConfigError
 from ..models.manifest import Name, Sha256
 from ..models.toml import parse_toml, to_record
-from ..uplink.budget import Limits
 from ..uplink.codecs import Codec
-from ..uplink.home_assistant import PREFIX as PREFIX_OF_HOME_ASSISTANT
-from ..uplink.link import KEEPALIVE_S
-from ..uplink.shelf import Evict
+from ..uplink.link.budget import Limits
+from ..uplink.link.link import KEEPALIVE_S
+from ..uplink.outbox.shelf import Evict
+from ..uplink.publishers.home_assistant import PREFIX as PREFIX_OF_HOME_ASSISTANT
 
 Rate = Annotated[float, Meta(gt=0, le=1e6)]
 Text = Annotated[str, Meta(min_length=1, max_length=4000, pattern=r"^[^\x00]+\Z")]

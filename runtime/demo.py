@@ -22,7 +22,7 @@ import numpy as np
 from ..models.bundle import Bundle, load_bundle
 from ..models.dataset import Dataset, is_seen, load_dataset, read_seen
 from ..models.errors import DataError, HedgeError
-from ..uplink.broker_url import Broker
+from ..uplink.link.broker_url import Broker
 from .children import Child, child, ending
 from .demo_figures import Tally, figures, table
 from .progress import Progress

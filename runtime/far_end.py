@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ..models.bundle import Bundle
 from ..uplink.asks import Contract
-from ..uplink.broker_url import Broker, read_password
-from ..uplink.link import KEEPALIVE_S
-from ..uplink.mqtt import MqttLink
-from ..uplink.tls import TlsFiles
+from ..uplink.link.broker_url import Broker, read_password
+from ..uplink.link.link import KEEPALIVE_S
+from ..uplink.link.mqtt import MqttLink
+from ..uplink.link.tls import TlsFiles
 
 
 def contract_of(bundle: Bundle) -> Contract:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..models.errors import ConfigError
 from ..telemetry.clock import Clock, boottime_ns
-from ..uplink.worker_figures import QUANTILES, Figures, ModelFigures, Times
+from ..uplink.far_end.worker_figures import QUANTILES, Figures, ModelFigures, Times
 
 _log = logging.getLogger(__name__)
 

@@ -19,14 +19,15 @@ from msgspec import Struct
 
 from ..models.errors import ConfigError, UplinkError
 from ..telemetry.clock import boottime_ns
-from ..uplink import stored, wire
-from ..uplink.dead_letters import DeadLetters
-from ..uplink.durable_outbox import DEAD, DurableOutbox
-from ..uplink.lifetime import Lifetime, boot_id, synchronised_wall_ns
-from ..uplink.outbox import Record
-from ..uplink.owner import LOCK, is_owned
-from ..uplink.quarantine import QUARANTINE
-from ..uplink.recovery import Recovery, read, survey
+from ..uplink import wire
+from ..uplink.outbox import stored
+from ..uplink.outbox.dead_letters import DeadLetters
+from ..uplink.outbox.durable_outbox import DEAD, DurableOutbox
+from ..uplink.outbox.lifetime import Lifetime, boot_id, synchronised_wall_ns
+from ..uplink.outbox.outbox import Record
+from ..uplink.outbox.owner import LOCK, is_owned
+from ..uplink.outbox.quarantine import QUARANTINE
+from ..uplink.outbox.recovery import Recovery, read, survey
 from .config import OUTBOX, load_config
 from .report import check_place, write_json
 

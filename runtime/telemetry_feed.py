@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..uplink.telemetry_topic import Telemetry
+from ..uplink.publishers.telemetry_topic import Telemetry
 
 
 class TelemetryFeed:

@@ -15,19 +15,19 @@ from ..telemetry.clock import boottime_ns
 from ..uplink import codecs
 from ..uplink.absent import Absent
 from ..uplink.asks import Uplink
-from ..uplink.broker_url import Broker
-from ..uplink.budget import Budget, BudgetFile
-from ..uplink.durable_outbox import DurableOutbox
-from ..uplink.home_assistant import HomeAssistant
-from ..uplink.link import Link
-from ..uplink.meter import Meter
-from ..uplink.outbox import MemoryOutbox, Outbox
-from ..uplink.outcomes import OutcomePublisher
-from ..uplink.publisher import Publisher
+from ..uplink.link.broker_url import Broker
+from ..uplink.link.budget import Budget, BudgetFile
+from ..uplink.link.link import Link
+from ..uplink.link.meter import Meter
+from ..uplink.link.quiet import QuietHours
+from ..uplink.outbox.durable_outbox import DurableOutbox
+from ..uplink.outbox.outbox import MemoryOutbox, Outbox
+from ..uplink.publishers.home_assistant import HomeAssistant
+from ..uplink.publishers.outcomes import OutcomePublisher
+from ..uplink.publishers.publisher import Publisher
+from ..uplink.publishers.spool import Spool
+from ..uplink.publishers.telemetry_topic import Telemetry, TelemetryTopic
 from ..uplink.pump import Pump
-from ..uplink.quiet import QuietHours
-from ..uplink.spool import Spool
-from ..uplink.telemetry_topic import Telemetry, TelemetryTopic
 from ..uplink.topics import Device as Address
 from .config import OUTBOX, Config, MqttSinkConfig, UplinkConfig
 from .far_end import contract_of, link_to

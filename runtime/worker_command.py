@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from ..models.errors import ConfigError
-from ..uplink.link import KEEPALIVE_S
-from ..uplink.probe import Verdict
-from ..uplink.worker import Worker
+from ..uplink.far_end.probe import Verdict
+from ..uplink.far_end.worker import Worker
+from ..uplink.link.link import KEEPALIVE_S
 from .far_end import link_to
 from .health import Health
 from .notify import Notifier

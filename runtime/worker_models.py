@@ -18,7 +18,7 @@ from ..models.model import Model, ModelSpec
 from ..models.opinion import Assessor
 from ..models.prepare import preparer
 from ..models.records import Probs
-from ..uplink.responder import Responder
+from ..uplink.far_end.responder import Responder
 from .backends import open_model
 from .far_end import contract_of
 from .open_inference.address import Address

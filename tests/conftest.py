@@ -35,13 +35,13 @@ from hedge.models.manifest import (
 from hedge.models.records import Opinion, Probs
 from hedge.telemetry.clock import boottime_ns
 from hedge.uplink.asks import Answer, Ask, Contract
-from hedge.uplink.broker_url import Broker
-from hedge.uplink.link import Link
-from hedge.uplink.mqtt import MqttLink
-from hedge.uplink.outbox import MemoryOutbox
+from hedge.uplink.far_end.worker import Responder, Worker
+from hedge.uplink.link.broker_url import Broker
+from hedge.uplink.link.link import Link
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.outbox.outbox import MemoryOutbox
 from hedge.uplink.pump import Pump
 from hedge.uplink.topics import Device
-from hedge.uplink.worker import Responder, Worker
 
 settings.register_profile("hedge", deadline=None)  # nothing is timed in a test
 settings.load_profile("hedge")

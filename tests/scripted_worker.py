@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from hedge.models.records import Probs
 from hedge.uplink.asks import Contract
-from hedge.uplink.broker_url import Broker
-from hedge.uplink.mqtt import MqttLink
-from hedge.uplink.worker import Responder, Worker
+from hedge.uplink.far_end.worker import Responder, Worker
+from hedge.uplink.link.broker_url import Broker
+from hedge.uplink.link.mqtt import MqttLink
 
 CONTRACT = Contract(name="steps", digest="0123456789abcdef", classes=3, dtype="float32", shape=(4,))
 

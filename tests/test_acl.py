@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from hedge.uplink.asks import Answer, Ask
-from hedge.uplink.backoff import Backoff
-from hedge.uplink.broker_url import Broker
-from hedge.uplink.link import Connected, Delivered, Disconnected, Link, Received, Subscribed
-from hedge.uplink.mqtt import MqttLink
+from hedge.uplink.far_end.worker import Worker
+from hedge.uplink.link.backoff import Backoff
+from hedge.uplink.link.broker_url import Broker
+from hedge.uplink.link.link import Connected, Delivered, Disconnected, Link, Received, Subscribed
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.link.tls import TlsFiles
 from hedge.uplink.pump import Pump
-from hedge.uplink.tls import TlsFiles
 from hedge.uplink.topics import Device
-from hedge.uplink.worker import Worker
 
 SHIPPED = Path(__file__).parents[1] / "board_configs" / "mosquitto"
 PASSWORD = "correct horse"  # noqa: S105 -- everybody knows it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hedge.uplink.backoff import Backoff
+from hedge.uplink.link.backoff import Backoff
 
 
 def test_a_host_without_its_broker_is_asked_again_within_a_second_however_long_it_was() -> None:

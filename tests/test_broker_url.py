@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hedge.models.errors import ConfigError
-from hedge.uplink.backoff import Backoff
-from hedge.uplink.broker_url import Broker, Place, read_password
+from hedge.uplink.link.backoff import Backoff
+from hedge.uplink.link.broker_url import Broker, Place, read_password
 
 
 def at(host: str, port: int, **more: Any) -> Broker:  # noqa: ANN401 -- what the record holds

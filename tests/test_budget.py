@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hedge.models.errors import ConfigError
-from hedge.uplink.budget import Budget, BudgetFile, Limits, wire_bytes
+from hedge.uplink.link.budget import Budget, BudgetFile, Limits, wire_bytes
 
 S_NS = 1_000_000_000
 MINUTE_NS, HOUR_NS, DAY_NS = 60 * S_NS, 3600 * S_NS, 86_400 * S_NS

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from hedge.uplink.asks import Answer, Ask
-from hedge.uplink.mqtt import MqttLink
+from hedge.uplink.far_end.worker import Worker
+from hedge.uplink.link.mqtt import MqttLink
 from hedge.uplink.pump import Pump
 from hedge.uplink.sender import Window
-from hedge.uplink.worker import Worker
 
 StartPump = Callable[..., tuple[Pump, threading.Event]]
 StartWorker = Callable[..., Worker]

@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hedge.models.errors import UplinkError
-from hedge.uplink import stored, wire
-from hedge.uplink.dead_letters import DeadLetters
-from hedge.uplink.durable_outbox import DurableOutbox
-from hedge.uplink.lifetime import boot_id, synchronised_wall_ns
-from hedge.uplink.log_files import Head
-from hedge.uplink.outbox import End, Record
+from hedge.uplink import wire
+from hedge.uplink.outbox import stored
+from hedge.uplink.outbox.dead_letters import DeadLetters
+from hedge.uplink.outbox.durable_outbox import DurableOutbox
+from hedge.uplink.outbox.lifetime import boot_id, synchronised_wall_ns
+from hedge.uplink.outbox.log_files import Head
+from hedge.uplink.outbox.outbox import End, Record
 
 DAY_NS = 86_400 * 10**9
 MEMORY = Path("/dev/shm")  # noqa: S108 -- where a thousand syncs take no time
@@ -572,7 +573,7 @@ def test_the_files_of_a_later_version_are_set_aside_untouched(
 ) -> None:
     outbox = opened(folder)
     with monkeypatch.context() as patch:
-        patch.setattr("hedge.uplink.record_log.Head", lambda _, *rest: Head(7, *rest))
+        patch.setattr("hedge.uplink.outbox.record_log.Head", lambda _, *rest: Head(7, *rest))
         outbox.put([record("a")])
     outbox.close()
     data = (folder / "00000001.log").read_bytes()

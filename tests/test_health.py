@@ -17,11 +17,11 @@ import pytest
 from hedge.models.errors import ConfigError, ModelAwayError
 from hedge.runtime.health import Health, metrics
 from hedge.uplink import wire
-from hedge.uplink.responder import Responder
-from hedge.uplink.scripted import ScriptedBroker, ScriptedLink
+from hedge.uplink.far_end.responder import Responder
+from hedge.uplink.far_end.worker import Worker
+from hedge.uplink.far_end.worker_figures import Figures
+from hedge.uplink.link.scripted import ScriptedBroker, ScriptedLink
 from hedge.uplink.topics import Device
-from hedge.uplink.worker import Worker
-from hedge.uplink.worker_figures import Figures
 
 StartWorker = Callable[..., Worker]
 Eventually = Callable[[Callable[[], bool]], None]

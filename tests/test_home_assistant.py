@@ -18,13 +18,13 @@ from paho.mqtt.client import topic_matches_sub
 from hedge.models.records import Opinion, Outcome, Route
 from hedge.runtime.sinks.sink import line_of
 from hedge.telemetry.ledger import Ledger
-from hedge.uplink.home_assistant import HomeAssistant, discovery
-from hedge.uplink.link import Connected, Received
-from hedge.uplink.mqtt import MqttLink
-from hedge.uplink.presence import Presence
+from hedge.uplink.link.link import Connected, Received
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.link.scripted import ScriptedBroker, ScriptedLink
+from hedge.uplink.publishers.home_assistant import HomeAssistant, discovery
+from hedge.uplink.publishers.presence import Presence
+from hedge.uplink.publishers.telemetry_topic import Telemetry
 from hedge.uplink.pump import Pump
-from hedge.uplink.scripted import ScriptedBroker, ScriptedLink
-from hedge.uplink.telemetry_topic import Telemetry
 from hedge.uplink.topics import Device
 
 SECOND_NS = 10**9

@@ -19,8 +19,8 @@ from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
 from hedge.models.errors import ConfigError
-from hedge.uplink.backoff import Backoff
-from hedge.uplink.link import (
+from hedge.uplink.link.backoff import Backoff
+from hedge.uplink.link.link import (
     Connected,
     Delivered,
     Disconnected,
@@ -32,8 +32,8 @@ from hedge.uplink.link import (
     Token,
     Will,
 )
-from hedge.uplink.mqtt import MqttLink
-from hedge.uplink.tls import TlsFiles
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.link.tls import TlsFiles
 from hedge.uplink.topics import Device
 
 MakeLink = Callable[..., MqttLink]

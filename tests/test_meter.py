@@ -13,14 +13,14 @@ import pytest
 
 from hedge.uplink import wire
 from hedge.uplink.asks import Answer, Ask
-from hedge.uplink.budget import Budget, BudgetFile, Limits, wire_bytes
-from hedge.uplink.meter import Meter
+from hedge.uplink.far_end.worker import Worker
+from hedge.uplink.link.budget import Budget, BudgetFile, Limits, wire_bytes
+from hedge.uplink.link.meter import Meter
+from hedge.uplink.link.quiet import QuietHours
+from hedge.uplink.link.scripted import ScriptedBroker, ScriptedLink
 from hedge.uplink.pump import Pump
-from hedge.uplink.quiet import QuietHours
-from hedge.uplink.scripted import ScriptedBroker, ScriptedLink
 from hedge.uplink.sender import Window
 from hedge.uplink.topics import Device
-from hedge.uplink.worker import Worker
 
 StartPump = Callable[..., tuple[Pump, threading.Event]]
 StartWorker = Callable[..., Worker]

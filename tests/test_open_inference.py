@@ -34,13 +34,13 @@ from hedge.runtime.open_inference.served_model import connect
 from hedge.runtime.shipped import bundle_path
 from hedge.runtime.worker_models import Servers, open_responders
 from hedge.uplink.asks import Answer, Ask
-from hedge.uplink.mqtt import MqttLink
-from hedge.uplink.outbox import MemoryOutbox
+from hedge.uplink.far_end.responder import Responder
+from hedge.uplink.far_end.worker import Worker
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.outbox.outbox import MemoryOutbox
 from hedge.uplink.pump import Pump
-from hedge.uplink.responder import Responder
 from hedge.uplink.sender import Window
 from hedge.uplink.topics import Device
-from hedge.uplink.worker import Worker
 
 MakeLink = Callable[..., MqttLink]
 StartBroker = Callable[..., "subprocess.Popen[bytes]"]

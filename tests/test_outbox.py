@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedge.uplink import wire
-from hedge.uplink.durable_outbox import DurableOutbox
-from hedge.uplink.outbox import End, MemoryOutbox, Outbox, Record
+from hedge.uplink.outbox.durable_outbox import DurableOutbox
+from hedge.uplink.outbox.outbox import End, MemoryOutbox, Outbox, Record
 
 Make = Callable[..., Outbox]
 FAR_NS = 10**18  # far enough that the one on disk has written all it owed

@@ -15,8 +15,8 @@ from hedge.models.errors import ConfigError, UplinkError
 from hedge.runtime import outbox_command
 from hedge.telemetry.clock import boottime_ns
 from hedge.uplink import wire
-from hedge.uplink.durable_outbox import DurableOutbox
-from hedge.uplink.outbox import Record
+from hedge.uplink.outbox.durable_outbox import DurableOutbox
+from hedge.uplink.outbox.outbox import Record
 
 CONFIG = """
 [device]
@@ -219,7 +219,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_outbox_command import record
-from hedge.uplink.durable_outbox import DurableOutbox
+from hedge.uplink.outbox.durable_outbox import DurableOutbox
 outbox = DurableOutbox(Path({str(folder)!r}), min_free_bytes=0)
 print("up", flush=True)
 for number in range(100000):

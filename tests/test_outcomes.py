@@ -23,8 +23,8 @@ from hedge.models.dataset import load_dataset
 from hedge.models.records import Opinion, Outcome, Route
 from hedge.runtime.shipped import bundle_path
 from hedge.runtime.sinks.mqtt import MqttSink
-from hedge.uplink.backoff import Backoff
-from hedge.uplink.link import (
+from hedge.uplink.link.backoff import Backoff
+from hedge.uplink.link.link import (
     Connected,
     Disconnected,
     Event,
@@ -33,11 +33,11 @@ from hedge.uplink.link import (
     Received,
     Subscribed,
 )
-from hedge.uplink.mqtt import MqttLink
-from hedge.uplink.outcomes import OutcomePublisher
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.link.scripted import ScriptedBroker, ScriptedLink
+from hedge.uplink.publishers.outcomes import OutcomePublisher
+from hedge.uplink.publishers.spool import Spool
 from hedge.uplink.pump import Pump
-from hedge.uplink.scripted import ScriptedBroker, ScriptedLink
-from hedge.uplink.spool import Spool
 from hedge.uplink.topics import Device
 
 MakeLink = Callable[..., MqttLink]
@@ -590,12 +590,12 @@ def test_what_a_lost_connection_has_swallowed_comes_over_the_next_one(
 _DEVICE = """
 import sys, time
 from pathlib import Path
-from hedge.uplink.broker_url import Broker
-from hedge.uplink.mqtt import MqttLink
-from hedge.uplink.outbox import MemoryOutbox
-from hedge.uplink.outcomes import OutcomePublisher
+from hedge.uplink.link.broker_url import Broker
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.outbox.outbox import MemoryOutbox
+from hedge.uplink.publishers.outcomes import OutcomePublisher
 from hedge.uplink.pump import Pump
-from hedge.uplink.spool import Spool
+from hedge.uplink.publishers.spool import Spool
 from hedge.uplink.topics import Device
 import threading
 

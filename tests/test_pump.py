@@ -21,15 +21,15 @@ from hedge.models.errors import UplinkError
 from hedge.models.records import Opinion
 from hedge.uplink import wire
 from hedge.uplink.asks import Answer, Ask
-from hedge.uplink.durable_outbox import DurableOutbox
-from hedge.uplink.link import Connected, Event, Link, Received, Subscribed
-from hedge.uplink.mqtt import MqttLink
-from hedge.uplink.outbox import MemoryOutbox, Placed, Record
+from hedge.uplink.far_end.worker import Worker
+from hedge.uplink.link.link import Connected, Event, Link, Received, Subscribed
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.link.scripted import Faults, ScriptedBroker, ScriptedLink
+from hedge.uplink.outbox.durable_outbox import DurableOutbox
+from hedge.uplink.outbox.outbox import MemoryOutbox, Placed, Record
 from hedge.uplink.pump import Pump
-from hedge.uplink.scripted import Faults, ScriptedBroker, ScriptedLink
 from hedge.uplink.sender import Window
 from hedge.uplink.topics import Device
-from hedge.uplink.worker import Worker
 
 StartPump = Callable[..., tuple[Pump, threading.Event]]
 StartWorker = Callable[..., Worker]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedge.models.errors import ConfigError
-from hedge.uplink.quiet import QuietHours
+from hedge.uplink.link.quiet import QuietHours
 
 HOUR_S, DAY_S = 3600, 86_400
 

@@ -20,11 +20,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from hedge.uplink import frames
-from hedge.uplink.durable_outbox import DurableOutbox
-from hedge.uplink.frames import HEAD, frame
-from hedge.uplink.log_files import TAIL, Row, file_name
-from hedge.uplink.record_log import MARK, PUT, Place, RecordLog
+from hedge.uplink.outbox import frames
+from hedge.uplink.outbox.durable_outbox import DurableOutbox
+from hedge.uplink.outbox.frames import HEAD, frame
+from hedge.uplink.outbox.log_files import TAIL, Row, file_name
+from hedge.uplink.outbox.record_log import MARK, PUT, Place, RecordLog
 
 Payloads = dict[int, bytes]
 
@@ -377,8 +377,8 @@ def test_a_file_size_limit_is_a_full_disk_too(tmp_path: Path) -> None:
     code = f"""
 import resource, sys
 from pathlib import Path
-from hedge.uplink.log_files import Row
-from hedge.uplink.record_log import PUT, RecordLog
+from hedge.uplink.outbox.log_files import Row
+from hedge.uplink.outbox.record_log import PUT, RecordLog
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 log = RecordLog(Path({str(tmp_path / "log")!r}), Row(None), living=(), max_puts=64)
 log.append([(PUT, b"kept")])
@@ -504,8 +504,8 @@ WRITER = """
 import os, sys
 from pathlib import Path
 from random import Random
-from hedge.uplink.log_files import Row
-from hedge.uplink.record_log import MARK, PUT, RecordLog
+from hedge.uplink.outbox.log_files import Row
+from hedge.uplink.outbox.record_log import MARK, PUT, RecordLog
 folder, seed = Path(sys.argv[1]), int(sys.argv[2])
 row = Row(folder)
 living = [(one.segment, len(one.payload)) for one in row.frames() if one.kind == PUT]

@@ -16,7 +16,7 @@ import pytest
 
 from hedge.runtime import outbox_command
 from hedge.runtime.shipped import bundle_path
-from hedge.uplink.durable_outbox import DurableOutbox
+from hedge.uplink.outbox.durable_outbox import DurableOutbox
 
 StartBroker = Callable[..., "subprocess.Popen[bytes]"]
 

@@ -28,16 +28,16 @@ from hedge.telemetry.clock import boottime_ns
 from hedge.telemetry.ledger import Ledger
 from hedge.uplink import wire
 from hedge.uplink.asks import Ask, Contract
-from hedge.uplink.link import Connected, Event, Received, Subscribed
-from hedge.uplink.mqtt import MqttLink
-from hedge.uplink.outbox import MemoryOutbox
-from hedge.uplink.outcomes import OutcomePublisher
-from hedge.uplink.presence import Status
+from hedge.uplink.far_end.worker import Responder, Worker
+from hedge.uplink.link.link import Connected, Event, Received, Subscribed
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.outbox.outbox import MemoryOutbox
+from hedge.uplink.publishers.outcomes import OutcomePublisher
+from hedge.uplink.publishers.presence import Status
+from hedge.uplink.publishers.spool import Spool
+from hedge.uplink.publishers.telemetry_topic import Telemetry, TelemetryTopic
 from hedge.uplink.pump import Pump
-from hedge.uplink.spool import Spool
-from hedge.uplink.telemetry_topic import Telemetry, TelemetryTopic
 from hedge.uplink.topics import Device
-from hedge.uplink.worker import Responder, Worker
 
 DOCS = Path(__file__).parents[1] / "docs"
 MESSAGES: dict[str, type[Struct]] = {

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hedge.models.errors import UplinkError
-from hedge.uplink.spool import Parcel, Spool
+from hedge.uplink.publishers.spool import Parcel, Spool
 
 SECOND_NS = 10**9
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 -- syncs take no time there
@@ -397,7 +397,7 @@ def test_whatever_befalls_a_file_the_rest_comes_in_order_and_the_loss_is_counted
 _WRITER = """
 import sys
 from pathlib import Path
-from hedge.uplink.spool import Spool
+from hedge.uplink.publishers.spool import Spool
 spool = Spool(Path(sys.argv[1]), min_free_bytes=0)
 number = int(sys.argv[2])
 while True:

@@ -10,11 +10,11 @@ import pytest
 
 from hedge.runtime.telemetry_feed import TelemetryFeed
 from hedge.telemetry.ledger import Ledger
-from hedge.uplink.link import Connected, Received
-from hedge.uplink.mqtt import MqttLink
+from hedge.uplink.link.link import Connected, Received
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.link.scripted import ScriptedBroker, ScriptedLink
+from hedge.uplink.publishers.telemetry_topic import Telemetry, TelemetryTopic
 from hedge.uplink.pump import Pump
-from hedge.uplink.scripted import ScriptedBroker, ScriptedLink
-from hedge.uplink.telemetry_topic import Telemetry, TelemetryTopic
 from hedge.uplink.topics import Device
 
 SECOND_NS = 10**9

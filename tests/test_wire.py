@@ -18,8 +18,8 @@ from hedge.models.errors import WireError
 from hedge.models.manifest import DType
 from hedge.models.records import Opinion
 from hedge.uplink import codecs, wire
-from hedge.uplink.link import Properties
-from hedge.uplink.packed import Packed
+from hedge.uplink.link.link import Properties
+from hedge.uplink.link.packed import Packed
 
 BODY = np.arange(-3, 3, dtype=np.int16).reshape(2, 3)
 PROBS = np.array([0.5, 0.25, 0.125, 0.125], np.float32)

@@ -16,13 +16,13 @@ from hedge.models.errors import ModelAwayError, ModelError
 from hedge.models.records import Probs
 from hedge.uplink import wire
 from hedge.uplink.asks import Answer, Ask, Contract
-from hedge.uplink.link import Delivered, Event
-from hedge.uplink.mqtt import MqttLink
+from hedge.uplink.far_end.responder import Responder
+from hedge.uplink.far_end.worker import Worker
+from hedge.uplink.link.link import Delivered, Event
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.link.scripted import ScriptedBroker, ScriptedLink
 from hedge.uplink.pump import Pump
-from hedge.uplink.responder import Responder
-from hedge.uplink.scripted import ScriptedBroker, ScriptedLink
 from hedge.uplink.topics import Device
-from hedge.uplink.worker import Worker
 
 StartPump = Callable[..., tuple[Pump, threading.Event]]
 StartWorker = Callable[..., Worker]
@@ -636,7 +636,7 @@ def test_where_the_broker_swallows_the_probe_it_subscribes_plainly(
             if "/_worker/" not in topic:
                 super().publish(topic, payload, retain=retain)
 
-    monkeypatch.setattr("hedge.uplink.probe._PATIENCE_S", 0.05)
+    monkeypatch.setattr("hedge.uplink.far_end.probe._PATIENCE_S", 0.05)
     worker = start_worker(ScriptedLink(Deaf()))
     eventually(lambda: worker.serving == "plain")
 

@@ -22,8 +22,8 @@ from hedge.models.dataset import load_dataset
 from hedge.runtime.far_end import contract_of
 from hedge.runtime.shipped import bundle_path
 from hedge.uplink.asks import Answer, Ask
-from hedge.uplink.mqtt import MqttLink
-from hedge.uplink.outbox import MemoryOutbox
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.outbox.outbox import MemoryOutbox
 from hedge.uplink.pump import Pump
 from hedge.uplink.topics import Device
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hedge.uplink.asks import Answer, Ask
-from hedge.uplink.mqtt import MqttLink
+from hedge.uplink.link.mqtt import MqttLink
 from hedge.uplink.pump import Pump
 from hedge.uplink.sender import Window
 from hedge.uplink.topics import Device

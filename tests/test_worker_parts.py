@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from hedge.models.records import Probs
 from hedge.uplink import parts, wire
 from hedge.uplink.asks import Answer, Ask, Contract
-from hedge.uplink.mqtt import MqttLink
-from hedge.uplink.outbox import MemoryOutbox
+from hedge.uplink.far_end.responder import Responder
+from hedge.uplink.far_end.worker import Worker
+from hedge.uplink.link.mqtt import MqttLink
+from hedge.uplink.link.scripted import ScriptedBroker, ScriptedLink
+from hedge.uplink.outbox.outbox import MemoryOutbox
 from hedge.uplink.pump import Pump
-from hedge.uplink.responder import Responder
-from hedge.uplink.scripted import ScriptedBroker, ScriptedLink
 from hedge.uplink.sender import Window
 from hedge.uplink.topics import Device
-from hedge.uplink.worker import Worker
 
 StartWorker = Callable[..., Worker]
 Eventually = Callable[[Callable[[], bool]], None]

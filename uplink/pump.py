@@ -21,7 +21,7 @@ from ..telemetry.clock import Clock, boottime_ns
 from . import codecs as bodies
 from . import wire
 from .asks import Answer, Ask, Contract, Owed
-from .link import (
+from .link.link import (
     Connected,
     Delivered,
     Disconnected,
@@ -30,10 +30,10 @@ from .link import (
     Received,
     Subscribed,
 )
-from .meter import Meter
-from .outbox import End, Outbox, Record
-from .presence import Presence
-from .publisher import Publisher
+from .link.meter import Meter
+from .outbox.outbox import End, Outbox, Record
+from .publishers.presence import Presence
+from .publishers.publisher import Publisher
 from .sender import Sender, Window
 from .tally import Tally
 from .topics import Device

@@ -16,10 +16,10 @@ from msgspec import Struct
 from ..models.errors import HedgeError
 from ..telemetry.clock import Clock
 from . import parts, wire
-from .backoff import Backoff
-from .link import Delivered, Link, Properties
-from .meter import Meter
-from .outbox import Outbox, Record
+from .link.backoff import Backoff
+from .link.link import Delivered, Link, Properties
+from .link.meter import Meter
+from .outbox.outbox import Outbox, Record
 from .tally import Tally
 from .topics import Device
 

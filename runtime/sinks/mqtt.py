@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from ...models.records import Outcome
-from ...uplink.outcomes import OutcomePublisher
+from ...uplink.publishers.outcomes import OutcomePublisher
 from .sink import line_of
 
 

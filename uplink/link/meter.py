@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ..telemetry.clock import Clock, boottime_ns
+from ...telemetry.clock import Clock, boottime_ns
 from .budget import Budget, BudgetFile, wire_bytes
 from .link import Event, Link, Properties, Qos, Received, Token, Will
 from .quiet import QuietHours

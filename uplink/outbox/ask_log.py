@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..telemetry.clock import Clock
+from ...telemetry.clock import Clock
 from . import stored
 from .record_log import MARK, PUT, Place, RecordLog
 

@@ -11,8 +11,8 @@ import re
 import time
 from typing import Literal
 
-from .link import Link, Received, Subscribed
-from .topics import ROOT, shared
+from ..link.link import Link, Received, Subscribed
+from ..topics import ROOT, shared
 
 Verdict = Literal["shared", "plain"]
 

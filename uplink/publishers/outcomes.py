@@ -22,10 +22,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .link import Link, Qos, Received
+from ..link.link import Link, Qos, Received
+from ..tally import Tally
+from ..topics import Device
 from .spool import Parcel, Spool
-from .tally import Tally
-from .topics import Device
 
 _log = logging.getLogger(__name__)
 

@@ -25,15 +25,15 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from ..models.errors import UplinkError
-from ..telemetry.clock import Clock, boottime_ns
-from . import stored
-from .ask_log import AskLog
-from .frames import HEADER_BYTES, PUT
-from .log_files import Row
-from .owner import lock
-from .quarantine import own_row, quarantine
-from .record_log import Place, RecordLog
+from ...models.errors import UplinkError
+from ...telemetry.clock import Clock, boottime_ns
+from ..outbox import stored
+from ..outbox.ask_log import AskLog
+from ..outbox.frames import HEADER_BYTES, PUT
+from ..outbox.log_files import Row
+from ..outbox.owner import lock
+from ..outbox.quarantine import own_row, quarantine
+from ..outbox.record_log import Place, RecordLog
 
 _log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
-from . import wire
-from .link import Token
-from .topics import Device
+from .. import wire
+from ..link.link import Token
+from ..topics import Device
 
 Key = tuple[str, str, str, str, bytes]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..models.errors import ConfigError
+from ...models.errors import ConfigError
 
 
 class TlsFiles(Struct, frozen=True, kw_only=True):

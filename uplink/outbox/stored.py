@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 from msgspec import Struct
 
+from ..wire import Request
 from .outbox import End, Record
-from .wire import Request
 
 VERSION = 1
 _HEAD = struct.Struct("<BBHQdqqqB")

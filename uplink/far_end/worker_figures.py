@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from ..telemetry.histogram import Histogram
+from ...telemetry.histogram import Histogram
 from .probe import Verdict
 
 QUANTILES = (0.5, 0.9, 0.99)

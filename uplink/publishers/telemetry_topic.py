@@ -12,9 +12,9 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
-from ..telemetry.ledger import StreamReport
-from .link import Link, Received
-from .topics import Device
+from ...telemetry.ledger import StreamReport
+from ..link.link import Link, Received
+from ..topics import Device
 
 
 class Telemetry(Struct, frozen=True, kw_only=True):

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from . import wire
-from .link import Token
-from .parts import Bounds, Gatherer
-from .topics import Device
+from .. import wire
+from ..link.link import Token
+from ..parts import Bounds, Gatherer
+from ..topics import Device
 
 _UNACKNOWLEDGED = 8
 

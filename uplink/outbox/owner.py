@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from ..models.errors import UplinkError
+from ...models.errors import UplinkError
 
 LOCK = "lock"
 _PATIENCE_S = 0.2  # for one that only looks whether there is an owner

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..telemetry.clock import Clock, boottime_ns
+from ...telemetry.clock import Clock, boottime_ns
 from . import stored
 from .ask_log import AskLog
 from .dead_letters import DeadLetters

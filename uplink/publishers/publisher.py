@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from .link import Link, Received
+from ..link.link import Link, Received
 
 
 class Publisher(Protocol):

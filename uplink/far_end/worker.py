@@ -26,12 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.errors import ModelAwayError, WireError
-from ..telemetry.clock import Clock, boottime_ns
-from . import topics, wire
-from .attendance import Attendance
-from .claims import Claim, Claims
-from .link import (
+from ...models.errors import ModelAwayError, WireError
+from ...telemetry.clock import Clock, boottime_ns
+from .. import topics, wire
+from ..link.link import (
     Connected,
     Delivered,
     Disconnected,
@@ -42,9 +40,11 @@ from .link import (
     Subscribed,
     Token,
 )
+from ..tally import Tally
+from .attendance import Attendance
+from .claims import Claim, Claims
 from .probe import Probe, Verdict
 from .responder import Responder, refusal, replies, reply
-from .tally import Tally
 from .worker_figures import Figures, ModelMeter
 from .worker_memory import Answers, Hand, Job
 

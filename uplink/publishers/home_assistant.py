@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from .link import Link, Received
-from .topics import Device
+from ..link.link import Link, Received
+from ..topics import Device
 
 PREFIX = "homeassistant"
 

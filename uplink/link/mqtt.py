@@ -29,7 +29,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from ..models.errors import ConfigError
+from ...models.errors import ConfigError
+from ..wire import MAX_REQUEST_BYTES
 from .backoff import Backoff
 from .broker_url import Broker, Version
 from .lean import LeanClient
@@ -48,7 +49,6 @@ from .link import (
 from .packed import Packed
 from .subscriptions import Subscriptions
 from .tls import TlsFiles, explain, last_words
-from .wire import MAX_REQUEST_BYTES
 
 _log = logging.getLogger(__name__)
 

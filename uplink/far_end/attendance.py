@@ -6,8 +6,8 @@ import logging
 import time
 from collections.abc import Sequence
 
-from ..models.errors import ModelAwayError
-from .backoff import Backoff
+from ...models.errors import ModelAwayError
+from ..link.backoff import Backoff
 from .responder import Responder
 
 _log = logging.getLogger(__name__)

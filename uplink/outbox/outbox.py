@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from ..wire import Request
 from .shelf import Evict, Shelf
-from .wire import Request
 
 End = Literal["answered", "refused", "expired", "evicted", "dead", "lost"]
 _OVERHEAD_BYTES = 512  # what an ask takes beside its body

@@ -21,9 +21,9 @@ from zlib import crc32
 import msgspec
 from msgspec import Struct
 
-from ..models.errors import ConfigError
-from ..telemetry.clock import Clock, boottime_ns
-from .lifetime import Lifetime, boot_id, read_stamp, synchronised_wall_ns
+from ...models.errors import ConfigError
+from ...telemetry.clock import Clock, boottime_ns
+from ..outbox.lifetime import Lifetime, boot_id, read_stamp, synchronised_wall_ns
 
 _log = logging.getLogger(__name__)
 

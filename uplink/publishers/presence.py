@@ -13,8 +13,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from .link import Link, Received, Will
-from .topics import Device
+from ..link.link import Link, Received, Will
+from ..topics import Device
 
 _PAUSE_S = 1.0  # between two births, so that a quarrel over a status cannot flood the broker
 

@@ -10,10 +10,10 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from ..models.errors import WireError
-from ..models.records import Probs
-from . import wire
-from .asks import Contract
+from ...models.errors import WireError
+from ...models.records import Probs
+from .. import wire
+from ..asks import Contract
 
 Respond = Callable[[NDArray[Any]], tuple[Probs, Probs | None]]
 """A batch (B, *shape) to probabilities (B, K) and, with evidence, alpha (B, K).

@@ -1,0 +1,1 @@
+"""What else goes over the device's one connection."""
