@@ -89,7 +89,8 @@ class UplinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     delivery, though its user has had the edge's answer long since. The password comes from
     ``password_file`` or from HEDGE_BROKER_PASSWORD. ``cert_file`` and ``key_file`` are the
     device's own, read again at every connection. ``max_packet_bytes`` is for brokers that
-    speak MQTT 3.1.1, which cannot say what they take.
+    speak MQTT 3.1.1, which cannot say what they take. For ``session_s`` the broker keeps the
+    answers for a device that is away (with MQTT 3.1.1 for as long as it likes; 0: not at all).
 
     ``budget`` bounds what goes over the link, ``quiet_hours`` ("22:00-06:00", local time)
     are hours in which nothing is sent that can wait. ``home_assistant`` announces the
@@ -103,6 +104,7 @@ class UplinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     key_file: Text | None = None
     max_packet_bytes: Annotated[int, Meta(ge=1024, le=268_435_455)] | None = None
     keepalive_s: Annotated[int, Meta(ge=1, le=65_535)] = KEEPALIVE_S
+    session_s: Annotated[int, Meta(ge=0, le=4_294_967_294)] = 3600
     outbox: Literal["disk", "memory"] = "disk"
     outbox_count: Count = 100_000
     outbox_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 40)] = 256 << 20

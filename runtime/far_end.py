@@ -34,6 +34,7 @@ def link_to(
     key_file: Path | None = None,
     max_packet_bytes: int | None = None,
     keepalive_s: int = KEEPALIVE_S,
+    session_s: int = 0,
 ) -> MqttLink:
     """Return the link to a broker, not yet open.
 
@@ -47,4 +48,5 @@ def link_to(
         tls=TlsFiles(ca_file=ca_file, cert_file=cert_file, key_file=key_file),
         max_packet_bytes=max_packet_bytes,
         keepalive_s=keepalive_s,
+        session_s=session_s,
     )

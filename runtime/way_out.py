@@ -171,6 +171,7 @@ def _link(uplink: UplinkConfig, address: Address, *, base: Path, state: Path) ->
         key_file=path(uplink.key_file),
         max_packet_bytes=uplink.max_packet_bytes,
         keepalive_s=uplink.keepalive_s,
+        session_s=uplink.session_s,
     )
     if uplink.budget is None and not uplink.quiet_hours:
         return link

@@ -804,3 +804,48 @@ def wait_for(link: Link, kind: type[E], *, within_s: float = 30.0) -> E:
             if isinstance(event, kind):
                 return event
     raise AssertionError(f"no {kind.__name__} came")
+
+
+def test_answers_that_come_while_the_device_is_away_wait_for_it_at_the_broker(
+    free_port: int,
+    start_broker: StartBroker,
+    start_pump: StartPump,
+    start_worker: StartWorker,
+    mqtt_link: MakeLink,
+    ask: MakeAsk,
+    collect: Collect,
+    eventually: Eventually,
+    tmp_path: Path,
+) -> None:
+    start_broker("mosquitto", free_port)
+    url = f"mqtt://127.0.0.1:{free_port}"
+    start_worker(mqtt_link(url, "w0"), batch_wait_s=0.5)
+    outbox = DurableOutbox(tmp_path, min_free_bytes=0)
+    pump, _ = start_pump(mqtt_link(url, "device", session_s=60), outbox=outbox, keep_for_s=60)
+    eventually(lambda: pump.connected)
+    pump.offer(ask("7-1"))
+    eventually(lambda: pump.counters()["delivered"] == 1)
+    pump.close(timeout_s=2)
+    time.sleep(1)
+    again = DurableOutbox(tmp_path, min_free_bytes=0)
+    pump, bell = start_pump(mqtt_link(url, "device", session_s=60), outbox=again, keep_for_s=60)
+    assert collect(pump, bell, 1)["7-1"].status == "answered"
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_broker_that_has_kept_the_session_is_not_told_again_what_it_has(
+    resumed: bool,  # noqa: FBT001 -- a parameter
+    start_pump: StartPump,
+    ask: MakeAsk,
+    device: Device,
+    eventually: Eventually,
+) -> None:
+    broker = ScriptedBroker(resumes=resumed)
+    pump, _ = start_pump(ScriptedLink(broker))
+    pump.offer(ask("7-1"))
+    eventually(lambda: pump.counters()["delivered"] == 1)
+    broker.drop()
+    eventually(lambda: pump.counters()["connects"] == 2)
+    pump.offer(ask("7-2"))
+    eventually(lambda: "7-2" in [request.id for request in requests(broker, device)])
+    assert len(requests(broker, device)) == (2 if resumed else 3)

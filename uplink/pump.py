@@ -283,7 +283,7 @@ class Pump:
     def _connect(self, event: Connected) -> None:
         self._connected = True
         self._trouble = None
-        self._sender.connected(event.max_packet_bytes)
+        self._sender.connected(event)
         self._tally.add("connects")
         _log.info("connected, MQTT %s", event.protocol)
         others = [topic for publisher in self._publishers for topic in publisher.filters]

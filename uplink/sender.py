@@ -17,7 +17,7 @@ from ..models.errors import HedgeError
 from ..telemetry.clock import Clock
 from . import parts, wire
 from .link.backoff import Backoff
-from .link.link import Delivered, Link, Properties
+from .link.link import Connected, Delivered, Link, Properties
 from .link.meter import Meter
 from .outbox.outbox import Outbox, Record
 from .tally import Tally
@@ -82,15 +82,21 @@ class Sender:
         self._deaf = Backoff(first_s=0.5, cap_s=8.0)
         self._silent_until_ns: int | None = None
 
-    def connected(self, max_packet_bytes: int | None) -> None:
-        """Begin on a fresh connection."""
+    def connected(self, event: Connected) -> None:
+        """Begin on a fresh connection.
+
+        Where the broker has kept our session it has what it had acknowledged, and keeps the
+        answers for us; else everything is to be sent again.
+        """
+        if not event.resumed:
+            self._outbox.requeue()
         self._connected = True
         self._silent_until_ns = None
         self._deaf.reset()
-        self._max_packet_bytes = max_packet_bytes
+        self._max_packet_bytes = event.max_packet_bytes
 
     def disconnected(self) -> None:
-        """Let everything be sent again that was under way."""
+        """Let be sent again what the broker has not acknowledged."""
         self._connected = False
         self._outbox.requeue([ask_id for ask_id, _ in self._unacked.values()])
         self._unacked.clear()

@@ -57,7 +57,7 @@ class WireOpinion(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Request(Struct, frozen=True, array_like=True, gc=False):
-    """One ask. ``remaining_ms`` counts from the sending; None: nobody waits for it."""
+    """One ask. Its answer has no use ``remaining_ms`` after the sending; None: it always has."""
 
     v: Literal[1]
     id: Id

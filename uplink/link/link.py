@@ -25,10 +25,14 @@ class Token(NamedTuple):
 
 
 class Connected(NamedTuple):
-    """The broker has accepted us; ``max_packet_bytes`` is what it takes, if it said so."""
+    """The broker has accepted us; ``max_packet_bytes`` is what it takes, if it said so.
+
+    ``resumed``: it has kept our session since the last connection, and what came for us.
+    """
 
     protocol: str
     max_packet_bytes: int | None = None
+    resumed: bool = False
 
 
 class Disconnected(NamedTuple):

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from paho.mqtt.client import (
+    MQTT_CLEAN_START_FIRST_ONLY,
+    CleanStartOption,
     Client,
     ConnectFlags,
     DisconnectFlags,
@@ -62,10 +64,11 @@ _MARGIN_BYTES = 64 << 10  # topic and properties beside the longest payload
 class MqttLink:
     """A `Link` to one broker, or to a cluster whose nodes are tried in turn.
 
-    ``client_id`` must be this client's alone, and always the same. ``window`` bounds the
-    messages that the broker has not answered for, and a broker that takes fewer is heeded.
-    A connection attempt blocks `poll` for ``connect_timeout_s`` at most at each step (and
-    for as long as a name look-up takes). A broker that does not answer, for
+    ``client_id`` must be this client's alone, and always the same. The broker is asked to keep
+    what comes for us for ``session_s`` (3.1.1: for ever) while there is no connection.
+    ``window`` bounds the messages that the broker has not answered for, and a broker that takes
+    fewer is heeded. A connection attempt blocks `poll` for ``connect_timeout_s`` at most at
+    each step (and for as long as a name look-up takes). A broker that does not answer, for
     ``answer_timeout_s`` and each filter of a subscription, is left. ``max_packet_bytes`` is
     what the broker takes, where it is too old to say so itself: of the two limits the lower
     holds. MQTT 5 brokers are told to keep longer messages than ``max_payload_bytes`` to
@@ -83,6 +86,7 @@ class MqttLink:
         password: str | None = None,
         tls: TlsFiles = TlsFiles(),  # noqa: B008 -- frozen
         keepalive_s: int = KEEPALIVE_S,
+        session_s: int = 0,
         connect_timeout_s: float = 3.0,
         answer_timeout_s: float = 5.0,
         window: int = 20,
@@ -102,6 +106,7 @@ class MqttLink:
         self._window = window
         self._max_packet_bytes = max_packet_bytes
         self._max_receive_bytes = max_payload_bytes + _MARGIN_BYTES
+        self._session_s = session_s
         self._backoff = backoff or Backoff()
         self._will: Will | None = None
         self._client: LeanClient | None = None
@@ -268,7 +273,12 @@ class MqttLink:
         _log.debug("connecting to %s", place)
         try:
             client = self._client = self._new_client()
-            client.connect(*place, self._keepalive_s, properties=self._greeting())
+            client.connect(
+                *place,
+                self._keepalive_s,
+                clean_start=self._clean_start(),
+                properties=self._greeting(),
+            )
         except ConfigError as error:
             self._lost(str(error))
         except (OSError, ValueError) as error:  # ValueError: a name that no host can have
@@ -279,11 +289,15 @@ class MqttLink:
             patience_s = self._answer_timeout_s if known else self._timeout_s
             self._next_s = time.monotonic() + patience_s
 
+    def _clean_start(self) -> CleanStartOption:
+        return MQTT_CLEAN_START_FIRST_ONLY if self._version != "5" else not self._session_s
+
     def _greeting(self) -> PahoProperties | None:
         if self._version != "5":
             return None
         properties = PahoProperties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.MaximumPacketSize = self._max_receive_bytes
+        properties.SessionExpiryInterval = self._session_s
         return properties
 
     def _new_client(self) -> LeanClient:
@@ -292,6 +306,7 @@ class MqttLink:
             path=self._broker.path,
             callback_api_version=CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
+            clean_session=None if self._version == "5" else not self._session_s,
             protocol=MQTTv5 if self._version == "5" else MQTTv311,
             reconnect_on_failure=False,
             manual_ack=True,
@@ -376,7 +391,7 @@ class MqttLink:
         self,
         client: Client,
         userdata: object,  # noqa: ARG002
-        flags: ConnectFlags,  # noqa: ARG002
+        flags: ConnectFlags,
         reason: ReasonCode,
         properties: PahoProperties | None,
     ) -> None:
@@ -396,7 +411,8 @@ class MqttLink:
         client._max_inflight_messages = max(1, window)  # noqa: SLF001 -- its setter is for the unconnected
         told = getattr(properties, "MaximumPacketSize", None)
         limits = [limit for limit in (told, self._max_packet_bytes) if limit is not None]
-        self._events.append(Connected(self._version, min(limits, default=None)))
+        limit = min(limits, default=None)
+        self._events.append(Connected(self._version, limit, flags.session_present))
 
     def _on_log(self, client: Client, userdata: object, level: int, text: str) -> None:  # noqa: ARG002
         """Keep why a handshake failed: paho tells nobody else."""

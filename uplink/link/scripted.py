@@ -43,7 +43,8 @@ class ScriptedBroker:
     """Carries messages between `ScriptedLink`s; all threads may use it.
 
     ``up`` False refuses connections; ``shares`` False grants shared subscriptions and
-    delivers nothing on them. ``published`` records every message that came in.
+    delivers nothing on them; ``resumes`` True says that it has kept a link's session, though
+    it keeps nothing. ``published`` records every message that came in.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class ScriptedBroker:
         up: bool = True,
         shares: bool = True,
         max_packet_bytes: int | None = None,
+        resumes: bool = False,
     ) -> None:
         self.faults = faults
         self.up = up
         self.shares = shares
         self.max_packet_bytes = max_packet_bytes
+        self.resumes = resumes
         self.published: list[tuple[str, bytes]] = []
         self.retained: dict[str, bytes] = {}
         self._links: list[ScriptedLink] = []
@@ -229,7 +232,8 @@ class ScriptedLink:
         self._connection += 1
         self._connected = self._broker.attach(self)
         if self._connected:
-            self._events.append(Connected("scripted", self._broker.max_packet_bytes))
+            resumed = self._broker.resumes and self._connection > 1
+            self._events.append(Connected("scripted", self._broker.max_packet_bytes, resumed))
         else:
             self._events.append(Disconnected("the broker is down", stood=False))
 

@@ -201,8 +201,8 @@ class DurableOutbox:
         failed, self._failed = self._failed, {}
         return failed
 
-    def requeue(self, undelivered: Collection[str] = ()) -> None:
-        """Make all pending; see `Outbox`."""
+    def requeue(self, undelivered: Collection[str] | None = None) -> None:
+        """Make them pending; see `Outbox`."""
         self._shelf.requeue(undelivered)
 
     def recall(self, ask_id: str) -> None:

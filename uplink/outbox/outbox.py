@@ -104,10 +104,11 @@ class Outbox(Protocol):
     def failures(self) -> Mapping[str, End]:
         """Return what ended by itself since the last call: dead or lost."""
 
-    def requeue(self, undelivered: Collection[str] = ()) -> None:
-        """Make all that is in flight pending again: the connection was lost.
+    def requeue(self, undelivered: Collection[str] | None = None) -> None:
+        """Make what is in flight pending again, since the connection was lost.
 
-        ``undelivered`` are those that the broker had not acknowledged.
+        ``undelivered`` are those that the broker had not acknowledged; without it, all are
+        meant: the broker has forgotten us.
         """
 
     def recall(self, ask_id: str) -> None:
@@ -212,8 +213,8 @@ class MemoryOutbox:
         self.settle(dead)
         return dead
 
-    def requeue(self, undelivered: Collection[str] = ()) -> None:
-        """Make all pending; see `Outbox`."""
+    def requeue(self, undelivered: Collection[str] | None = None) -> None:
+        """Make them pending; see `Outbox`."""
         self._shelf.requeue(undelivered)
 
     def recall(self, ask_id: str) -> None:

@@ -196,15 +196,17 @@ class Shelf(Generic[T]):
         """Note how asks ended: if the far end has answered one, it lives."""
         self._heard += any(end in {"answered", "refused"} for end in ends)
 
-    def requeue(self, undelivered: Collection[str] = ()) -> None:
-        """Let all that is in flight wait again: the connection was lost.
+    def requeue(self, undelivered: Collection[str] | None = None) -> None:
+        """Let what is in flight wait again: all of it, or what was ``undelivered``.
 
-        They come first, but for those that were ``undelivered`` often: one of them may be
-        what ended the connection, and shall not keep the others from their turn.
+        They come first, but for those that were undelivered often: one of them may be what
+        ended the connection, and shall not keep the others from their turn.
         """
-        self._to_front(
-            list(self._leases), struck=[one for one in undelivered if one in self._leases]
-        )
+        if undelivered is None:
+            self._to_front(list(self._leases), struck=[])
+        else:
+            ids = [one for one in undelivered if one in self._leases]
+            self._to_front(ids, struck=ids)
         for ask_id in [one for one, strikes in self._strikes.items() if strikes >= _SUSPECT]:
             self.defer(ask_id)
 
