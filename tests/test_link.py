@@ -732,3 +732,31 @@ def test_certificates_are_refused_where_there_is_no_tls(
     ours = make_authority("ours")
     with pytest.raises(ConfigError, match="certificates need TLS"):
         mqtt_link("ws://here", "x", tls=TlsFiles(ca_file=ours.file))
+
+
+def test_a_name_that_takes_long_to_look_up_holds_nothing_up(
+    mqtt_link: MakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up, answered = threading.Event(), threading.Event()
+
+    def slow(*_: object, **__: object) -> list[object]:
+        looked_up.set()
+        answered.wait(30)
+        raise socket.gaierror("nobody knows")
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    link = mqtt_link("mqtt://broker.example", "slow")
+    link.open()
+    try:
+        assert link.poll(0) == []
+        assert looked_up.wait(30)
+        assert all(link.poll(0.01) == [] for _ in range(20))
+        answered.set()
+        until_s = time.monotonic() + 30
+        while not (events := link.poll(0.1)) and time.monotonic() < until_s:
+            pass
+        assert isinstance(events[0], Disconnected)
+        assert "nobody knows" in events[0].reason
+    finally:
+        answered.set()
+        link.close(timeout_s=0)

@@ -35,6 +35,7 @@ from ...models.errors import ConfigError
 from ..wire import MAX_REQUEST_BYTES
 from .backoff import Backoff
 from .broker_url import Broker, Version
+from .dial import Dialling
 from .lean import LeanClient
 from .link import (
     KEEPALIVE_S,
@@ -64,15 +65,16 @@ _MARGIN_BYTES = 64 << 10  # topic and properties beside the longest payload
 class MqttLink:
     """A `Link` to one broker, or to a cluster whose nodes are tried in turn.
 
-    ``client_id`` must be this client's alone, and always the same. The broker is asked to keep
-    what comes for us for ``session_s`` (3.1.1: for ever) while there is no connection.
-    ``window`` bounds the messages that the broker has not answered for, and a broker that takes
-    fewer is heeded. A connection attempt blocks `poll` for ``connect_timeout_s`` at most at
-    each step (and for as long as a name look-up takes). A broker that does not answer, for
-    ``answer_timeout_s`` and each filter of a subscription, is left. ``max_packet_bytes`` is
-    what the broker takes, where it is too old to say so itself: of the two limits the lower
-    holds. MQTT 5 brokers are told to keep longer messages than ``max_payload_bytes`` to
-    themselves; with 3.1.1 only the broker's own limit keeps them out of memory.
+    ``client_id`` must be this client's alone, and always the same. The broker is asked to
+    keep what comes for us for ``session_s`` (3.1.1: for ever) while there is no connection.
+    ``window`` bounds the messages that the broker has not answered for, and a broker that
+    takes fewer is heeded. Each step of a connection attempt takes ``connect_timeout_s`` at
+    most (but a name look-up as long as it takes), and none holds `poll` up. A broker that
+    does not answer, for ``answer_timeout_s`` and each filter of a subscription, is left.
+    ``max_packet_bytes`` is what the broker takes, where it is too old to say so itself: of
+    the two limits the lower holds. MQTT 5 brokers are told to keep longer messages than
+    ``max_payload_bytes`` to themselves; with 3.1.1 only the broker's own limit keeps them out
+    of memory.
 
     Raises:
         ConfigError: the files of TLS are no good, or are given for a URL without TLS.
@@ -110,6 +112,7 @@ class MqttLink:
         self._backoff = backoff or Backoff()
         self._will: Will | None = None
         self._client: LeanClient | None = None
+        self._dialling: Dialling | None = None
         self._connection = 0
         self._since_s: float | None = None  # of the CONNACK; None: not connected
         self._next_s = float("inf")  # the next attempt, or the end of the wait for a CONNACK
@@ -135,7 +138,9 @@ class MqttLink:
     def poll(self, timeout_s: float) -> list[Event]:
         """Connect, read, write and wait; see `Link`."""
         now_s = time.monotonic()
-        if now_s >= self._next_s:
+        if self._dialling is not None and self._dialling.ended:
+            self._connect(self._dialling)
+        elif now_s >= self._next_s:
             self._overdue()
         elif self._subscriptions.overdue(now_s=now_s):
             self._refusal = "the broker does not answer a subscription"
@@ -201,6 +206,8 @@ class MqttLink:
         while self._owing() and time.monotonic() < until_s:
             self._flow(0.05)
         self._hang_up()
+        if self._dialling is not None:
+            self._dialling.abandon()
         self._selector.close()
         self._ear.close()
         self._mouth.close()
@@ -257,12 +264,12 @@ class MqttLink:
 
     def _overdue(self) -> None:
         if self._client is None:
-            self._connect()
+            self._dial()
         else:
             self._refusal = "the broker keeps silent"
             self._hang_up()
 
-    def _connect(self) -> None:
+    def _dial(self) -> None:
         self._connection += 1
         self._refusal = None
         self._shaking = False
@@ -272,15 +279,29 @@ class MqttLink:
         self._turn += 1
         _log.debug("connecting to %s", place)
         try:
-            client = self._client = self._new_client()
+            tls = self._tls.context() if self._broker.tls else None
+        except ConfigError as error:
+            self._lost(str(error))
+            return
+        self._dialling = Dialling(
+            place,
+            tls=tls,
+            path=self._broker.path,
+            timeout_s=self._timeout_s,
+            done=self.wake,
+        )
+
+    def _connect(self, dialling: Dialling) -> None:
+        """Greet the broker, if somebody was reached."""
+        self._dialling = None
+        try:
+            client = self._client = self._new_client(dialling)
             client.connect(
-                *place,
+                *dialling.place,
                 self._keepalive_s,
                 clean_start=self._clean_start(),
                 properties=self._greeting(),
             )
-        except ConfigError as error:
-            self._lost(str(error))
         except (OSError, ValueError) as error:  # ValueError: a name that no host can have
             absent = isinstance(error, ConnectionRefusedError)
             self._lost(f"cannot connect: {explain(str(error))}", absent=absent)
@@ -300,9 +321,10 @@ class MqttLink:
         properties.SessionExpiryInterval = self._session_s
         return properties
 
-    def _new_client(self) -> LeanClient:
+    def _new_client(self, dialling: Dialling) -> LeanClient:
         client = LeanClient(
-            tls=self._tls.context() if self._broker.tls else None,
+            sock=dialling.result(),
+            tls=dialling.tls,
             path=self._broker.path,
             callback_api_version=CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
