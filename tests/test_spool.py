@@ -512,3 +512,32 @@ class SpoolLife(RuleBasedStateMachine):
 
 TestSpoolLife = SpoolLife.TestCase
 TestSpoolLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_what_a_disk_gives_late_can_be_evicted_while_newer_messages_were_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Spool(tmp_path, min_free_bytes=0)
+    for number in range(4):
+        first.put("t", f"old-{number}".encode())
+    first.close()
+    with monkeypatch.context() as patch:
+        patch.setattr("hedge.uplink.publishers.spool.lock", _no_disk)
+        spool = Spool(tmp_path, min_free_bytes=0, max_count=5)
+    for number in range(3):
+        spool.put("t", f"new-{number}".encode())
+    for parcel in spool.due(2):
+        spool.sent(parcel.key)
+    spool.commit()  # the disk is there again, and with it what was on it
+    spool.requeue()
+    spool.put("t", b"last")  # too many: the oldest go
+    said = []
+    for parcel in spool.due(99):
+        said.append(parcel.payload)
+        spool.sent(parcel.key)
+    assert said == [b"old-3", b"new-0", b"new-1", b"new-2", b"last"]
+    spool.close()
+
+
+def _no_disk(folder: Path) -> int:
+    raise OSError(5, f"{folder} is away")

@@ -18,7 +18,7 @@ import itertools
 import logging
 import os
 import struct
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -97,7 +97,7 @@ class Spool:
         self._keys = itertools.count()  # what is found on disk gets keys below 0
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._memory: dict[int, bytes] = {}  # records that are not on disk
-        self._pending: deque[int] = deque()
+        self._pending: dict[int, None] = {}  # in the order of their keys
         self._in_flight: set[int] = set()
         self._size = 0
         self._commit_ns: int | None = None
@@ -117,7 +117,7 @@ class Spool:
         key = next(self._keys)
         self._entries[key] = _Entry(len(record) + HEADER_BYTES)
         self._memory[key] = record
-        self._pending.append(key)
+        self._pending[key] = None
         self._size += len(record) + HEADER_BYTES
         while len(self._entries) > self._max_count or self._size > self._max_bytes:
             self._evict(next(iter(self._entries)))
@@ -127,19 +127,19 @@ class Spool:
     def due(self, limit: int) -> Iterator[Parcel]:
         """Yield up to ``limit`` that wait, oldest first, as long as each is said to be `sent`."""
         while limit > 0 and self._pending:
-            key = self._pending[0]
+            key = next(iter(self._pending))
             record = self._record(key)
             if record is None:
                 continue
             topic, payload = _unpacked(record)
             yield Parcel(key, topic, payload, self._entries[key].sends)
-            if self._pending and self._pending[0] == key:
+            if key in self._pending:
                 return
             limit -= 1
 
     def sent(self, key: int) -> None:
-        """Note that the oldest that waits is under way."""
-        self._pending.popleft()
+        """Note that a message that waits is under way."""
+        del self._pending[key]
         self._in_flight.add(key)
         self._entries[key].sends += 1
 
@@ -150,13 +150,11 @@ class Spool:
 
     def requeue(self) -> None:
         """Let all that is under way wait again, in its old order: the connection was lost."""
-        flying = sorted(self._in_flight)
-        self._in_flight.clear()
-        self._pending.extendleft(reversed(flying))
+        flying, self._in_flight = self._in_flight, set()
+        self._pending = dict.fromkeys(sorted([*flying, *self._pending]))
         for key in flying:
             if self._entries[key].sends >= self._max_sends:
                 self._counts["dead"] += 1
-                self._pending.remove(key)
                 self._remove(key, _GONE)
 
     def commit(self) -> None:
@@ -213,12 +211,11 @@ class Spool:
             self._commit_ns = None
 
     def _remove(self, key: int, word: int) -> None:
-        """Take a message off; of those that wait, only the oldest."""
+        """Take a message off, wherever it is."""
         entry = self._entries.pop(key)
         self._memory.pop(key, None)
         self._in_flight.discard(key)
-        if self._pending and self._pending[0] == key:
-            self._pending.popleft()
+        self._pending.pop(key, None)
         self._size -= entry.size
         if entry.place is not None and self._log is not None:
             self._log.end(entry.place, word)
@@ -315,7 +312,7 @@ class Spool:
             size = place.size + HEADER_BYTES
             self._entries[key] = _Entry(size, place)
             self._size += size
-        self._pending.extendleft(reversed(self._entries))
+        self._pending = dict.fromkeys([*self._entries, *self._pending])
         self._entries.update(later)
         return AskLog(
             records,
