@@ -760,3 +760,29 @@ def test_a_name_that_takes_long_to_look_up_holds_nothing_up(
     finally:
         answered.set()
         link.close(timeout_s=0)
+
+
+def test_a_packet_longer_than_we_asked_for_ends_the_connection_unread(
+    mqtt_link: MakeLink, free_port: int
+) -> None:
+    said = threading.Event()
+
+    def broker(listener: socket.socket) -> None:
+        with listener.accept()[0] as sock:
+            sock.recv(4096)
+            sock.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK of MQTT 5
+            sock.sendall(b"\x30\xff\xff\xff\x7f")  # PUBLISH of 256 MiB
+            said.set()
+            sock.recv(4096)
+
+    with socket.create_server(("127.0.0.1", free_port)) as listener:
+        threading.Thread(target=broker, args=(listener,), daemon=True).start()
+        link = mqtt_link(f"mqtt://127.0.0.1:{free_port}?version=5", "d")
+        link.open()
+        events: list[object] = []
+        until_s = time.monotonic() + 30
+        while not any(isinstance(one, Disconnected) for one in events):
+            assert time.monotonic() < until_s
+            events += link.poll(0.1)
+        link.close(timeout_s=0)
+    assert said.is_set()

@@ -323,3 +323,13 @@ def test_its_bookkeeping_does_not_grow_with_what_has_passed_through() -> None:
     assert outbox._shelf._values is not None
     assert len(outbox._shelf._values) < 100
     assert len(outbox._shelf._deadlines) < 100
+
+
+def test_an_ask_that_went_in_many_parts_is_one_ask_when_the_connection_is_lost(make: Make) -> None:
+    outbox = make(max_strikes=3)
+    outbox.put([record("long"), record("b")])
+    for ask_id in ("long", "b"):
+        outbox.sent(ask_id, lease_until_ns=FAR_NS)
+    outbox.requeue(["long", "long", "b", "long"])
+    assert ids(outbox.due(9)) == ["long", "b"]
+    assert outbox.failures() == {}

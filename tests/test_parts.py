@@ -190,9 +190,9 @@ def test_a_request_whose_parts_stop_is_forgotten_and_its_room_is_free_again() ->
     gatherer.expect(DEVICE, first, now_ns=0)
     gatherer.expect(DEVICE, notice(b"b" * 30, 3, ask_id="7-2"), now_ns=SECOND_NS)
     gatherer.take(DEVICE, pieces[0], now_ns=9 * SECOND_NS)  # goes on until 19
-    third = notice(b"c" * 30, 3, ask_id="7-3")
-    assert not gatherer.expect(DEVICE, third, now_ns=11 * SECOND_NS - 1)
-    assert gatherer.expect(DEVICE, third, now_ns=11 * SECOND_NS)
+    third, other = notice(b"c" * 30, 3, ask_id="7-3"), Device("site", "other")
+    assert not gatherer.expect(other, third, now_ns=11 * SECOND_NS - 1)
+    assert gatherer.expect(other, third, now_ns=11 * SECOND_NS)
     assert gatherer.counters()["parts_forgotten"] == 1
     gatherer.forget_old(now_ns=19 * SECOND_NS)
     assert len(gatherer) == 1
@@ -256,3 +256,13 @@ def test_no_row_of_messages_breaks_the_bounds(
         assert all(requests <= 2 and size <= 80 for requests, size in held.values())
     gatherer.forget_old(now_ns=1 << 62)
     assert (len(gatherer), gatherer.size_bytes, gatherer._held) == (0, 0, {})
+
+
+def test_what_a_device_announces_now_takes_the_place_of_what_it_does_not_send() -> None:
+    gatherer = Gatherer(Bounds(device_requests=2))
+    first, second, third = (notice(bytes(30), 3, ask_id=f"7-{n}") for n in (1, 2, 3))
+    assert gatherer.expect(DEVICE, first, now_ns=0)
+    assert gatherer.expect(DEVICE, second, now_ns=SECOND_NS)
+    assert not gatherer.expect(DEVICE, third, now_ns=SECOND_NS)
+    assert gatherer.expect(DEVICE, third, now_ns=2 * SECOND_NS), "the first was not begun in 2 s"
+    assert gatherer.counters()["parts_forgotten"] == 1

@@ -27,6 +27,7 @@ COUNTERS = (
 )
 """What a `Gatherer` counts: requests in the first row, parts in the second."""
 
+_UNBEGUN_NS, _STALLED_NS = 2_000_000_000, 20_000_000_000  # untouched, of a device that wants room
 _BESIDE_BYTES = 544  # topic and properties of a packet
 
 
@@ -123,11 +124,32 @@ class Gatherer:
         if known is not None:
             self._close(key)
         if not self._has_room(device, notice.size):
+            self._give_up_own(device, now_ns=now_ns)
+        if not self._has_room(device, notice.size):
             self._counts["parts_no_room"] += 1
             return False
         self._hold(device, 1, notice.size)
         self._touch(key, _Gathering(notice), now_ns)
         return True
+
+    def _give_up_own(self, device: Device, *, now_ns: int) -> None:
+        """Give up what a device has announced and does not send, for what it announces now.
+
+        It was parted from us, perhaps, and has others before that one in its line: it would
+        have to wait for our patience with any of them.
+        """
+        own = [
+            (bool(one.found), one.until_ns, key)
+            for key, one in self._open.items()
+            if key[0] == device
+        ]
+        if not own:
+            return
+        begun, until_ns, key = min(own, key=lambda one: one[:2])
+        idle_ns = now_ns + self._patience_ns - until_ns
+        if idle_ns >= (_STALLED_NS if begun else _UNBEGUN_NS):
+            self._close(key)
+            self._counts["parts_forgotten"] += 1
 
     def take(self, device: Device, part: Part, *, now_ns: int) -> bytes | None:
         """Add a part; return the whole request when it was the last that was missing.

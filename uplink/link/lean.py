@@ -30,11 +30,13 @@ _NONE = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]
 class LeanClient(DialledClient):
     """A paho client for messages at QoS 1, driven by one thread; the callbacks are paho's.
 
-    Not more messages than the broker takes are under way; the others wait for their turn.
+    Not more messages than the broker takes are under way; the others wait for their turn. A
+    packet longer than ``max_packet_bytes`` ends the connection before it is read.
     """
 
-    def __init__(self, **options: Any) -> None:  # noqa: ANN401 -- those of `DialledClient`
+    def __init__(self, *, max_packet_bytes: int, **options: Any) -> None:  # noqa: ANN401 -- those of `DialledClient`
         super().__init__(**options)
+        self.max_packet_bytes = max_packet_bytes
         self._ahead = memoryview(b"")
         self._under_way: set[int] = set()
         self._waiting: deque[tuple[int, bytes | bytearray]] = deque()
@@ -84,10 +86,12 @@ class LeanClient(DialledClient):
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _sock_recv(self, bufsize: int) -> bytes:
+        if bufsize > self.max_packet_bytes:
+            raise ConnectionError(f"a packet of {bufsize} bytes, which we had not asked for")
         if self._transport == "websockets":  # which has a buffer of its own
             return super()._sock_recv(bufsize)
         if not self._ahead:
-            self._ahead = memoryview(super()._sock_recv(max(bufsize, _AHEAD_BYTES)))
+            self._ahead = memoryview(super()._sock_recv(_AHEAD_BYTES))
         found, self._ahead = self._ahead[:bufsize], self._ahead[bufsize:]
         return bytes(found)
 

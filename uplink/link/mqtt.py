@@ -325,6 +325,7 @@ class MqttLink:
         client = LeanClient(
             sock=dialling.result(),
             tls=dialling.tls,
+            max_packet_bytes=self._max_receive_bytes,
             path=self._broker.path,
             callback_api_version=CallbackAPIVersion.VERSION2,
             client_id=self._client_id,

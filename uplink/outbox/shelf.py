@@ -205,7 +205,7 @@ class Shelf(Generic[T]):
         if undelivered is None:
             self._to_front(list(self._leases), struck=[])
         else:
-            ids = [one for one in undelivered if one in self._leases]
+            ids = list(dict.fromkeys(one for one in undelivered if one in self._leases))
             self._to_front(ids, struck=ids)
         for ask_id in [one for one, strikes in self._strikes.items() if strikes >= _SUSPECT]:
             self.defer(ask_id)
