@@ -786,3 +786,30 @@ def test_a_packet_longer_than_we_asked_for_ends_the_connection_unread(
             events += link.poll(0.1)
         link.close(timeout_s=0)
     assert said.is_set()
+
+
+def test_a_puback_with_a_reason_that_nobody_knows_ends_the_connection_and_not_the_thread(
+    mqtt_link: MakeLink, free_port: int
+) -> None:
+    def broker(listener: socket.socket) -> None:
+        with listener.accept()[0] as sock:
+            sock.recv(4096)
+            sock.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK of MQTT 5
+            sock.recv(4096)
+            sock.sendall(b"\x40\x04\x00\x01\x55\x00")  # PUBACK 1, reason 0x55
+            sock.recv(4096)
+
+    with socket.create_server(("127.0.0.1", free_port)) as listener:
+        threading.Thread(target=broker, args=(listener,), daemon=True).start()
+        link = mqtt_link(f"mqtt://127.0.0.1:{free_port}?version=5", "d")
+        link.open()
+        seen: list[str] = []
+        until_s = time.monotonic() + 30
+        while "Disconnected" not in seen:
+            assert time.monotonic() < until_s
+            for event in link.poll(0.1):
+                seen.append(type(event).__name__)
+                if isinstance(event, Connected):
+                    assert link.send("t", b"x") == 1
+        link.close(timeout_s=0)
+    assert seen[0] == "Connected"

@@ -135,5 +135,5 @@ def _past_properties(packet: bytes, at: int) -> int:
 def _reason(code: int) -> ReasonCode:
     try:
         return ReasonCode(PacketTypes.PUBACK, identifier=code)
-    except KeyError as error:
+    except (KeyError, ValueError) as error:
         raise MalformedPacket(f"PUBACK with reason {code}") from error
