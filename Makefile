@@ -7,7 +7,7 @@ SOURCES := $(shell find __init__.py __main__.py py.typed models telemetry uplink
 	board_configs -type f -not -path '*/__pycache__/*')
 
 .NOTPARALLEL:
-.PHONY: run test check modelserver bench faults format clean
+.PHONY: run test check modelserver bench faults fuzz soak format clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.demo $(VENV)/.installed
@@ -25,6 +25,8 @@ check: $(VENV)/.dev $(VENV)/.installed
 
 bench: $(VENV)/.dev $(VENV)/.installed
 	$(BIN)/python tests/bench/loop.py --keep
+	sh tests/install_brokers.sh
+	$(BIN)/python tests/bench/uplink.py --keep
 
 # An hour of faults, which goes on where it was; the figures are kept beside the harness.
 faults: $(VENV)/.dev $(VENV)/.installed
@@ -32,6 +34,15 @@ faults: $(VENV)/.dev $(VENV)/.installed
 	cd tests && $(CURDIR)/$(BIN)/python -m faults.outbox
 	cd tests && $(CURDIR)/$(BIN)/python -m faults.device
 	cd tests && $(CURDIR)/$(BIN)/python -m faults.page
+
+# A million changed messages, packets and files; --guided needs atheris (Python 3.11).
+fuzz: $(VENV)/.dev $(VENV)/.installed
+	cd tests && $(CURDIR)/$(BIN)/python -m fuzz --inputs 1200000
+
+# Twenty minutes: five million samples, with the far end away again and again.
+soak: $(VENV)/.dev $(VENV)/.installed
+	sh tests/install_brokers.sh
+	cd tests && $(CURDIR)/$(BIN)/python -m soak
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

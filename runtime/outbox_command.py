@@ -24,6 +24,7 @@ from ..uplink.outbox import stored
 from ..uplink.outbox.dead_letters import DeadLetters
 from ..uplink.outbox.durable_outbox import DEAD, DurableOutbox
 from ..uplink.outbox.lifetime import Lifetime, boot_id, synchronised_wall_ns
+from ..uplink.outbox.log_files import TAIL, segments_of
 from ..uplink.outbox.outbox import Record
 from ..uplink.outbox.owner import LOCK, is_owned
 from ..uplink.outbox.quarantine import QUARANTINE
@@ -323,7 +324,7 @@ def _folder(place: Path) -> Path:
 
 
 def _present(folder: Path) -> Path:
-    if not (folder / LOCK).exists() and not any(folder.glob("*.log")):
+    if not any((folder / name).exists() for name in (LOCK, TAIL)) and not segments_of(folder):
         raise UplinkError("no outbox here", where=str(folder))
     return folder
 

@@ -813,3 +813,26 @@ def test_a_puback_with_a_reason_that_nobody_knows_ends_the_connection_and_not_th
                     assert link.send("t", b"x") == 1
         link.close(timeout_s=0)
     assert seen[0] == "Connected"
+
+
+def test_a_message_longer_than_the_broker_takes_is_refused_here_and_the_connection_stays(
+    start_broker: Callable[..., object], free_port: int, mqtt_link: MakeLink
+) -> None:
+    start_broker("mosquitto", free_port, "max_packet_size 300")
+    link = mqtt_link(f"mqtt://127.0.0.1:{free_port}", "d")
+    link.open()
+    until_s = time.monotonic() + 30
+    while not any(isinstance(one, Connected) for one in link.poll(0.1)):
+        assert time.monotonic() < until_s
+    long = [link.send("t", bytes(400), qos=qos) for qos in (0, 1)]  # type: ignore[arg-type]
+    short = link.send("t", bytes(200))
+    told: list[Delivered] = []
+    while len(told) < 3:
+        assert time.monotonic() < until_s
+        events = link.poll(0.1)
+        assert not any(isinstance(one, Disconnected) for one in events)
+        told += [one for one in events if isinstance(one, Delivered)]
+    link.close(timeout_s=1)
+    refused = {one.mid: one.refused for one in told}
+    assert refused[short or 0] is None
+    assert all("more than the broker takes, 300" in str(refused[mid or 0]) for mid in long)

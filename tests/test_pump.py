@@ -849,3 +849,31 @@ def test_a_broker_that_has_kept_the_session_is_not_told_again_what_it_has(
     pump.offer(ask("7-2"))
     eventually(lambda: "7-2" in [request.id for request in requests(broker, device)])
     assert len(requests(broker, device)) == (2 if resumed else 3)
+
+
+def test_a_small_ask_fits_a_small_packet_and_what_does_not_is_said_once(
+    free_port: int,
+    start_broker: StartBroker,
+    start_pump: StartPump,
+    start_worker: StartWorker,
+    mqtt_link: MakeLink,
+    ask: MakeAsk,
+    collect: Collect,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    start_broker("mosquitto", free_port, "max_packet_size 500")
+    url = f"mqtt://127.0.0.1:{free_port}"
+    start_worker(mqtt_link(url, "w0"))
+    pump, bell = start_pump(mqtt_link(url, "device"))
+    long = np.zeros(200, np.float32)
+    for number in range(3):
+        pump.offer(ask(f"7-{number}"))
+        pump.offer(msgspec.structs.replace(ask(f"8-{number}"), body=long))
+    found = collect(pump, bell, 6)
+    ends = {one: answer.status for one, answer in found.items()}
+    assert ends == {
+        **dict.fromkeys((f"7-{n}" for n in range(3)), "answered"),
+        **dict.fromkeys((f"8-{n}" for n in range(3)), "refused"),
+    }
+    assert pump.counters()["disconnects"] == 0
+    assert caplog.text.count("unsendable") == 1

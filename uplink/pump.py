@@ -48,7 +48,7 @@ _COUNTERS = (
     *("connects", "disconnects", "births", "queue_full", "not_stored", "evicted", "expired"),
     *("sent", "resent", "delivered", "bytes_up", "bytes_down", "answered", "refused"),
     *("late", "duplicate", "malformed", "forged", "oversized", "stray", "undelivered"),
-    *("dead", "lost", "claims", "claims_deferred", "unheard"),
+    *("dead", "lost", "claims", "claims_deferred", "unheard", "unsendable"),
 )
 
 
@@ -300,7 +300,10 @@ class Pump:
             publisher.disconnected()
         if event.stood:
             self._tally.add("disconnects")
-            _log.info("disconnected: %s", event.reason)
+            stolen = "taken over" in event.reason
+            level = logging.WARNING if stolen else logging.INFO
+            hint = "; is there a second device of this name?" if stolen else ""
+            _log.log(level, "disconnected: %s%s", event.reason, hint)
         elif event.reason != self._trouble:
             _log.warning("no connection: %s", event.reason)
         self._trouble = event.reason
@@ -383,7 +386,7 @@ class Pump:
         if not self._publishers:
             return
         now_ns = self._clock()
-        rests = self._meter is not None and not self._meter.admits("", 0, now_ns=now_ns)
+        rests = self._meter is not None and not self._meter.is_open(now_ns)
         link = self._link if self._connected and not rests else None
         for publisher in self._publishers:
             publisher.turn(link, now_ns)
@@ -466,6 +469,7 @@ class Pump:
 
     def _send(self) -> None:
         for record, detail in self._sender.send():
+            self._tally.drop("unsendable", detail)
             self._end(Answer(record.id, record.stream, "refused", detail=detail), "refused")
         self._settle()
 

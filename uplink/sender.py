@@ -24,7 +24,7 @@ from .tally import Tally
 from .topics import Device
 
 _LONGEST_LEASE = 8  # times the first one
-_MARGIN_BYTES = 512  # of a packet, for the topic and the properties
+_BESIDE_BYTES = 64  # of a packet, beside its topic, its payload and the texts of its properties
 _MAX_CLAIMS = 256
 
 
@@ -156,8 +156,8 @@ class Sender:
         now_ns = self._clock()
         self._send_parts(now_ns)
         room = self._room()
-        if room <= 0:
-            return refusals
+        if room <= 0 or (self._parts and self._meter is not None):
+            return refusals  # else shorter asks would take what the parts are to be paid with
         for record in self._outbox.due(room, backlog=self._window.backlog):
             try:
                 topic, payload = self._message(record, now_ns)
@@ -222,9 +222,10 @@ class Sender:
         """
         request = _timed(record, now_ns)
         payload = wire.encode(request)
-        limit = self._max_packet_bytes
-        if limit is None or len(payload) + _MARGIN_BYTES <= limit:
-            return self._device.ask(record.stream), payload
+        limit, topic = self._max_packet_bytes, self._device.ask(record.stream)
+        texts = (topic, wire.CONTENT_TYPE, self._device.answer, record.id)
+        if limit is None or len(payload) + sum(map(len, texts)) + _BESIDE_BYTES <= limit:
+            return topic, payload
         notice = wire.Notice(
             v=1,
             id=request.id,

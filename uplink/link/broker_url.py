@@ -60,7 +60,7 @@ class Broker(Struct, frozen=True, kw_only=True):
         except ValueError as error:
             raise ConfigError(f"no URL: {error}", where="broker") from error
         user, _, hosts = parts.netloc.rpartition("@")
-        where = f"{parts.scheme}://{hosts}"
+        where = f"{parts.scheme}://{hosts}" if parts.netloc else "broker"
         if ":" in user:
             raise ConfigError(
                 "a password does not belong into a URL",

@@ -57,6 +57,10 @@ class Meter:
                 self._refused_bytes = size_bytes
         return self._refused_bytes is None
 
+    def is_open(self, now_ns: int) -> bool:
+        """Whether anything at all may be sent now that can wait."""
+        return not self._rests() and (self._budget is None or self._budget.allows(0, now_ns))
+
     def next_ns(self, now_ns: int) -> int | None:
         """Return when to ask again, if the last answer was no."""
         if self._refused_bytes is None:

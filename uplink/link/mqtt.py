@@ -59,6 +59,7 @@ _QOS = 1
 _BURST = 64  # packets read before their owner gets to see them
 _HELD_S = 5.0  # a connection that stood so long ends a row of failures
 _DOUBT = 3  # hang-ups in a row before a protocol that has worked is given up
+_HEAD_BYTES = 9  # of a packet: its own five at most, the length of the topic, and the number
 _MARGIN_BYTES = 64 << 10  # topic and properties beside the longest payload
 
 
@@ -109,6 +110,8 @@ class MqttLink:
         self._max_packet_bytes = max_packet_bytes
         self._max_receive_bytes = max_payload_bytes + _MARGIN_BYTES
         self._session_s = session_s
+        self._limit: int | None = None  # of this connection
+        self._kept_back = 0
         self._backoff = backoff or Backoff()
         self._will: Will | None = None
         self._client: LeanClient | None = None
@@ -170,14 +173,24 @@ class MqttLink:
         beside = None
         if properties is not None and self._version == "5":
             beside = Packed(properties)
+        packed = None if beside is None else beside.pack()
+        size = _HEAD_BYTES + len(topic.encode()) + len(packed or b"\0") + len(payload)
+        if self._limit is not None and size > self._limit:
+            return self._keep_back(topic, size)
         if qos == _QOS:
-            packed = None if beside is None else beside.pack()
             mid = client.put(topic, payload, retain=retain, properties=packed)
             if mid is not None:
                 self._unacked.add(mid)
             return mid
         info = client.publish(topic, payload, qos=qos, retain=retain, properties=beside)
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def _keep_back(self, topic: str, size: int) -> int:
+        """Refuse a message in the broker's stead, which would end the connection for it."""
+        self._kept_back += 1
+        why = f"{topic}: {size} bytes are more than the broker takes, {self._limit}"
+        self._events.append(Delivered(-self._kept_back, why))
+        return -self._kept_back
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Subscribe at QoS 1; see `Link`."""
@@ -434,8 +447,8 @@ class MqttLink:
         client._max_inflight_messages = max(1, window)  # noqa: SLF001 -- its setter is for the unconnected
         told = getattr(properties, "MaximumPacketSize", None)
         limits = [limit for limit in (told, self._max_packet_bytes) if limit is not None]
-        limit = min(limits, default=None)
-        self._events.append(Connected(self._version, limit, flags.session_present))
+        self._limit = min(limits, default=None)
+        self._events.append(Connected(self._version, self._limit, flags.session_present))
 
     def _on_log(self, client: Client, userdata: object, level: int, text: str) -> None:  # noqa: ARG002
         """Keep why a handshake failed: paho tells nobody else."""

@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ...models.errors import UplinkError
 from ...telemetry.clock import Clock, boottime_ns
 from . import stored
 from .ask_log import AskLog
@@ -95,7 +96,8 @@ class DurableOutbox:
     def put(self, records: Sequence[Record]) -> Placed:
         """Store a group; see `Outbox`. What the disk cannot take is refused."""
         if self._lock is None:
-            self._log = self._open()
+            with contextlib.suppress(UplinkError):  # another has taken it; perhaps not for long
+                self._log = self._open()
         new = {record.id: record for record in records if not self._holds(record.id)}
         if self._lock is None:
             return Placed(list(new), [])

@@ -109,7 +109,7 @@ class Row:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder or Path()
         self.hint = None if folder is None else read_hint(folder)
-        segments = [] if folder is None else _segments(folder)
+        segments = [] if folder is None else segments_of(folder)
         self.head = self._newest_head(segments)
         kept = 0 if self.head is None else self.head.kept
         self.stale = [segment for segment in segments if segment < kept]
@@ -275,7 +275,7 @@ def _is_sane(point: Point) -> bool:
     return 0 <= point.puts <= point.number < frames.ENDLESS
 
 
-def _segments(folder: Path) -> list[int]:
+def segments_of(folder: Path) -> list[int]:
     """Return the segments whose files lie in the folder, oldest first."""
     try:
         names = [path.name for path in folder.iterdir()]

@@ -1,0 +1,1 @@
+"""Strangers' bytes by the million: what reads them refuses them, and nothing else happens."""

@@ -1,0 +1,1 @@
+"""A day of a device in minutes: millions of samples, with the far end away again and again."""
