@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import mmap
 import os
 import random
 import shutil
@@ -12,12 +11,18 @@ import signal
 import struct
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-from .device import PHASES, Device, fail_syncs, opened, record_of, tear
-from .truth import Truth
+from hedge.uplink.outbox.log_files import TAIL
+
+from ..mounts import make_ext4, mount_small, remount_ext4, unmount
+from ..running import STRUCK
+from ..truth import Truth
+from ..witness import GO, PHASES, Life, Shared, Witness
+from .device import Device, body_of, fail_syncs, opened, record_of, tear, waits
 
 Kind = Literal["kill", "torn", "flip", "truncate", "enospc", "eio", "powercut"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -25,76 +30,103 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN; 2: without flushing the journal
 _ANEW = {"kill": 500, "flip": 20, "truncate": 20}  # cycles after which an outbox is begun anew
 _ANEW_ELSE = 100
+_MAX_BYTES = 4 << 20
+_SMALL_BYTES = 1 << 19  # half of the small disk
+_KILLED = -signal.SIGKILL
 
 
 class Bench:
     """Where cycles of one kind run: a folder, or a file system of their own."""
 
     def __init__(self, kind: Kind, folder: Path, *, seed: int) -> None:
-        self.kind = kind
-        self.seed = seed
-        self.truth = Truth()
+        self._kind = kind
+        self._seed = seed
+        self._truth = Truth(body_of=body_of, waits=waits)
         self._place = folder / kind
         self._place.mkdir(parents=True)
         self._image = folder / f"{kind}.img"
-        self._shared = mmap.mmap(-1, mmap.PAGESIZE)
-        self._max_bytes = 1 << 19 if kind == "enospc" else 4 << 20  # half of the small disk
+        self._shared = Shared()
+        self._on_ext4 = False
+        self._max_bytes = _SMALL_BYTES if kind == "enospc" else _MAX_BYTES
 
     @property
-    def folder(self) -> Path:
+    def counts(self) -> Counter[str]:
+        """Return what was seen."""
+        return self._truth.counts
+
+    @property
+    def faults(self) -> list[str]:
+        """Return what must not be."""
+        return self._truth.faults
+
+    @property
+    def _folder(self) -> Path:
         """Return where the outbox lies."""
         return self._place / "outbox"
 
     def missing(self) -> str | None:
         """Prepare the place; return what this machine lacks for the kind."""
-        if self.kind == "enospc":
-            small = ("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(self._place))
-            return None if _runs(*small) else "cannot mount a small tmpfs here"
-        with self._image.open("wb") as image:
-            image.truncate(16 << 20)
-        mounted = _runs("mkfs.ext4", "-q", "-F", str(self._image)) and self.mount()
-        if self.kind == "powercut" and not mounted:
+        if self._kind == "enospc":
+            small = mount_small(self._place, size_bytes=2 * _SMALL_BYTES)
+            return None if small else "cannot mount a small tmpfs here"
+        self._on_ext4 = make_ext4(self._image, self._place, size_bytes=4 * _MAX_BYTES)
+        if self._kind == "powercut" and not self._on_ext4:
             return "cannot mount ext4 from a file here"
         return None
 
-    def mount(self) -> bool:
-        """Mount the file system of the bench, if that can be."""
-        return _runs("mount", "-o", "loop", str(self._image), str(self._place))
-
     def close(self) -> None:
         """Leave no mount behind."""
-        if os.path.ismount(self._place):
-            subprocess.run(["umount", "--lazy", str(self._place)], check=True)
+        unmount(self._place)
 
     def cycle(self, number: int) -> None:
-        """Live through one cycle, and check what is left.
-
-        What is wrong is added to the truth's faults.
-        """
-        seed = hash((self.seed, KINDS.index(self.kind), number))
-        rng = random.Random(seed)  # noqa: S311 -- choices, not secrets
-        if number % _ANEW.get(self.kind, _ANEW_ELSE) == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Live through one cycle, and check what is left."""
+        rng = random.Random(f"{self._seed}/{self._kind}/{number}")  # noqa: S311 -- choices, not secrets
+        if number % _ANEW.get(self._kind, _ANEW_ELSE) == 0:
+            if number:
+                self.finish()
+            shutil.rmtree(self._folder, ignore_errors=True)
             os.sync()  # or a power cut brings it back
-            self.truth.asks.clear()
-            self.truth.over.clear()
-        getattr(self, f"_{self.kind}")(number, rng)
-        self.truth.refused.clear()
+            self._truth.forget()
+        self._truth.evidence.clear()
+        getattr(self, f"_{self._kind}")(number, rng)
+        self._truth.refused.clear()
+
+    def finish(self) -> None:
+        """End all that waits: the outbox must be empty then, for whoever looks."""
+        try:
+            outbox = opened(self._folder, max_bytes=self._max_bytes)
+            self._open_as_said(outbox.counters())
+            waiting = [record.id for record in outbox.due(1 << 30)]
+            outbox.settle(dict.fromkeys(waiting, "answered"))
+            outbox.final(waiting)
+            outbox.close()
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is what we look for
+            self.faults.append(f"start-up refused: {type(error).__name__}: {error}")
+            return
+        if len(waiting) != len(self._truth.asks):
+            self.faults.append(f"{len(waiting)} asks to send, of {len(self._truth.asks)}")
+        for known in self._truth.asks.values():
+            known.settled = known.final = 3
+        if self._truth.check(self._folder).asks:
+            self.faults.append("not empty, though all has ended")
+        self.counts["drained"] += 1
 
     def _kill(self, number: int, rng: random.Random) -> None:
-        with self._device(number, rng) as pid:
+        with self._device(number, rng) as life:
             if rng.random() < 0.9:
-                self._wait_until_open(pid)
+                self._await_open(life)
             time.sleep(rng.random() * 0.012)
-        self.truth.check(self.folder)
+            self._struck()
+        self._truth.check(self._folder)
         if number % 10 == 0:
             self._fresh(number)
 
     def _torn(self, number: int, rng: random.Random) -> None:
         at = rng.randrange(1, 60)
-        with self._device(number, rng, prepare=lambda: tear(at, seed=number)) as pid:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        self.truth.check(self.folder)
+        with self._device(number, rng, prepare=lambda one: tear(at, one, rng=rng)) as life:
+            life.until(lambda: life.ended)
+        self._struck(self._truth.evidence["torn:in-part"] == 1)
+        self._truth.check(self._folder)
         self._fresh(number)
 
     def _flip(self, number: int, rng: random.Random) -> None:
@@ -106,57 +138,99 @@ class Bench:
     def _damage(
         self, number: int, rng: random.Random, spoil: Callable[[Path, random.Random], None]
     ) -> None:
-        with self._device(number, rng, steps=rng.randrange(1, 60)) as pid:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        self.truth.check(self.folder)
-        files = [
-            path for path in self.folder.iterdir() if path.suffix == ".log" or path.name == "tail"
-        ]
+        with self._device(number, rng, steps=rng.randrange(1, 60)) as life:
+            life.until(lambda: life.ended)
+        self._truth.check(self._folder)
+        files = _contents(self._folder)
         if files:  # a short life may have had nothing to write
-            spoil(rng.choice(sorted(files)), rng)
-        self.truth.check(self.folder, damaged=True, words_from=4)
+            spoil(self._folder / rng.choice(sorted(files)), rng)
+        self._struck(files != _contents(self._folder))
+        found = self._truth.check(self._folder, damaged=True, words_from=4)
+        self.counts["damage cost records"] += found.lost > 0
         self._fresh(number)
 
     def _enospc(self, number: int, rng: random.Random) -> None:
         ballast = self._place / "ballast"
-        with self._device(number, rng, ballast=ballast) as pid:
-            self._wait_until_open(pid)
+        with self._device(number, rng, ballast=ballast) as life:
+            self._await_open(life)
             time.sleep(rng.random() * 0.02)
-        self.truth.check(self.folder, words_from=3)
+        self._note_failures("ENOSPC")
+        self._truth.check(self._folder, words_from=3)
         ballast.unlink(missing_ok=True)
         self._fresh(number)
 
     def _eio(self, number: int, rng: random.Random) -> None:
         tracer = shutil.which("strace")
-        first, step = rng.randrange(1, 20), rng.randrange(1, 6)
-        share = rng.random() * 0.5
-        prepare = None if tracer else lambda: fail_syncs(share, seed=number)
+        first, step, share = rng.randrange(1, 20), rng.randrange(1, 6), rng.random() * 0.5
+
+        def prepare(witness: Witness) -> None:
+            if tracer is None:
+                fail_syncs(share, rng=rng)
+            while not witness.shared[GO]:
+                time.sleep(0.0002)
+
         inject = f"fdatasync,fsync:error=EIO:when={first}+{step}"
         with (
-            self._device(number, rng, prepare=prepare, held=tracer is not None) as pid,
-            _traced(tracer, pid, inject),
+            self._device(number, rng, prepare=prepare) as life,
+            _traced(tracer, life.pid, inject),
         ):
-            self._shared[2] = 1
-            self._wait_until_open(pid)
+            self._shared[GO] = 1
+            self._await_open(life)
             time.sleep(rng.random() * 0.03)
-            os.kill(pid, signal.SIGKILL)
-        self.truth.check(self.folder, words_from=3)
+            life.send(signal.SIGKILL)
+            life.until(lambda: life.ended)
+        if self._on_ext4 and rng.random() < 0.5:
+            self._cut_power()  # so that whatever was not synced is really lost
+            remount_ext4(self._image, self._place)
+            self.counts["power cut after it"] += 1
+        self._note_failures("EIO")
+        self._truth.check(self._folder, words_from=3)
         self._fresh(number)
 
     def _powercut(self, number: int, rng: random.Random) -> None:
-        with self._device(number, rng) as pid:
+        with self._device(number, rng) as life:
             if rng.random() < 0.9:
-                self._wait_until_open(pid)
+                self._await_open(life)
             time.sleep(rng.random() * 0.02)
-            fd = os.open(self._place, os.O_RDONLY | os.O_DIRECTORY)
-            os.kill(pid, signal.SIGSTOP)  # who has no power says nothing more
-            fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", 2))
-            os.close(fd)
-        subprocess.run(["umount", str(self._place)], check=True)
-        if not self.mount():
-            raise OSError("the file system did not come back")
-        self.truth.check(self.folder, words_from=3)
+            before = _contents(self._folder)  # as it is in memory
+            life.send(signal.SIGSTOP)  # who has no power says nothing more
+            self._cut_power()
+        remount_ext4(self._image, self._place)
+        self._note_unflushed(before, _contents(self._folder))
+        self._truth.check(self._folder, words_from=3)
         self._fresh(number)
+
+    def _cut_power(self) -> None:
+        """Let the file system forget what it has not written to its disk."""
+        fd = os.open(self._place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", 2))
+        finally:
+            os.close(fd)
+
+    def _struck(self, really: bool = True) -> None:  # noqa: FBT001, FBT002 -- the one thing it is told
+        self.counts[STRUCK] += really
+
+    def _note_failures(self, name: str) -> None:
+        """Count the calls that failed in this life, and the life if there were any."""
+        failed = {
+            call.partition(":")[2]: count
+            for call, count in self._truth.evidence.items()
+            if call.startswith(f"{name}:")
+        }
+        for call, count in failed.items():
+            self.counts[f"{name} from {call}"] += count
+        self._struck(bool(failed))
+
+    def _note_unflushed(self, before: dict[str, bytes], after: dict[str, bytes]) -> None:
+        """Count what a power cut has taken of the logs, which only grow."""
+        lost = sum(
+            len(data) - _common(data, after[name])
+            for name, data in before.items()
+            if name in after and name != TAIL
+        )
+        self.counts["unflushed bytes lost"] += lost
+        self._struck(lost > 0)
 
     @contextlib.contextmanager
     def _device(
@@ -166,76 +240,82 @@ class Bench:
         *,
         steps: int | None = None,
         ballast: Path | None = None,
-        prepare: Callable[[], None] | None = None,
-        held: bool = False,
-    ) -> Iterator[int]:
+        prepare: Callable[[Witness], None] | None = None,
+    ) -> Iterator[Life]:
         """Fork a device, and kill it at the end of the block; then hear what it said."""
-        self._shared[:3] = bytes(3)
-        hear, say = os.pipe()
-        fcntl.fcntl(say, fcntl.F_SETPIPE_SZ, 1 << 20)
-        seed = rng.randrange(1 << 30)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                while held and not self._shared[2]:
-                    time.sleep(0.0002)
-                if prepare is not None:
-                    prepare()
-                device = Device(
-                    self.folder,
-                    max_bytes=self._max_bytes,
-                    cycle=number,
-                    seed=seed,
-                    said=say,
-                    shared=self._shared,
-                )
-                device.live(steps=steps, ballast=ballast)
-            except BaseException as error:  # noqa: BLE001 -- its parent has to hear of it
-                os.write(
-                    say, f"x {type(error).__name__}:{error}".replace("\n", " ").encode() + b"\n"
-                )
-            os._exit(0)
-        os.close(say)
-        try:
-            yield pid
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            with os.fdopen(hear, "rb") as stream:
-                said = stream.read()
-        self.truth.counts[f"ended while {PHASES[self._shared[0]]}"] += 1
-        if not self.truth.hear(said):
-            self.truth.counts["ended before it was open"] += 1
 
-    def _wait_until_open(self, pid: int) -> None:
-        until_s = time.monotonic() + 10
-        while not self._shared[1] and time.monotonic() < until_s:
-            time.sleep(0.0002)
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
-                return
+        def work(witness: Witness) -> None:
+            if prepare is not None:
+                prepare(witness)
+            Device(
+                self._folder,
+                witness,
+                max_bytes=self._max_bytes,
+                cycle=number,
+                rng=rng,
+                steps=steps,
+                ballast=ballast,
+            ).live()
+
+        life = Life(work, shared=self._shared, hear=self._truth.hear)
+        try:
+            yield life
+        finally:
+            how = life.end()
+        if how != (_KILLED if steps is None else 0):
+            self.faults.append(f"ended by {how}")
+        self.counts[f"in {PHASES[self._shared.phase]}"] += steps is None
+        self.counts["ended before it was open"] += "u" not in life.words
+
+    def _await_open(self, life: Life) -> None:
+        if not life.until(life.is_open) and not life.ended:
+            self.faults.append("it does not open")
 
     def _fresh(self, number: int) -> None:
         """Open the outbox without any fault: it must open, know each loss, and take an ask."""
+        ask_id = f"{number}-fresh"
         try:
-            outbox = opened(self.folder, max_bytes=self._max_bytes)
-            ask_id = f"{number}-fresh"
-            self.truth.over.add(ask_id)
+            outbox = opened(self._folder, max_bytes=self._max_bytes)
+            self._open_as_said(outbox.counters())
+            self._truth.over.add(ask_id)
             placed = outbox.put([record_of(ask_id)])
             found = outbox.find(ask_id)
             outbox.settle({ask_id: "answered"})
             outbox.final([ask_id])
             outbox.close()
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is what we look for
-            self.truth.faults.append(f"start-up refused: {type(error).__name__}: {error}")
+            self.faults.append(f"start-up refused: {type(error).__name__}: {error}")
             return
-        if placed.refused or found is None or found.request.body != record_of(ask_id).request.body:
-            self.truth.faults.append("a fresh ask did not pass")
-        self.truth.counts["fresh"] += 1
+        if placed.refused or found is None or found.request.body != body_of(ask_id):
+            self.faults.append("a fresh ask did not pass")
+        self.counts["fresh"] += 1
+
+    def _open_as_said(self, counters: dict[str, int]) -> None:
+        self._truth.opened(counters["recovered"], counters["lost"])
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Return what the files of a log hold."""
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for path in folder.iterdir():
+        if path.suffix == ".log" or path.name == TAIL:
+            with contextlib.suppress(FileNotFoundError):  # cleared away meanwhile
+                found[path.name] = path.read_bytes()
+    return found
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """Return with how many equal bytes two files begin."""
+    size = min(len(one), len(other))
+    if one[:size] == other[:size]:
+        return size
+    return next(at for at in range(size) if one[at] != other[at])
 
 
 def _flipped(path: Path, rng: random.Random) -> None:
-    """Change one to three bits of a file, or a whole byte."""
+    """Change one bit of a file, or a whole byte."""
     data = bytearray(path.read_bytes() or b"\0")
     data[rng.randrange(len(data))] ^= rng.choice((1, 2, 16, 128, 255))
     path.write_bytes(data)
@@ -264,11 +344,3 @@ def _traced(tracer: str | None, pid: int, inject: str) -> Iterator[None]:
             time.sleep(0.001)
         yield
         process.terminate()
-
-
-def _runs(*command: str) -> bool:
-    """Run a command; return whether it succeeded."""
-    try:
-        return subprocess.run(command, check=False, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        return False
