@@ -824,7 +824,7 @@ def test_a_message_longer_than_the_broker_takes_is_refused_here_and_the_connecti
     until_s = time.monotonic() + 30
     while not any(isinstance(one, Connected) for one in link.poll(0.1)):
         assert time.monotonic() < until_s
-    long = [link.send("t", bytes(400), qos=qos) for qos in (0, 1)]  # type: ignore[arg-type]
+    long = [link.send("t", bytes(400), qos=qos) for qos in (0, 1)]
     short = link.send("t", bytes(200))
     told: list[Delivered] = []
     while len(told) < 3:
