@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hedge.models.errors import UplinkError
+from hedge.uplink.outbox.frames import MARK, frame
+from hedge.uplink.outbox.log_files import file_name
 from hedge.uplink.publishers.spool import Parcel, Spool
 
 SECOND_NS = 10**9
@@ -397,6 +399,8 @@ def test_whatever_befalls_a_file_the_rest_comes_in_order_and_the_loss_is_counted
 _WRITER = """
 import sys
 from pathlib import Path
+from hedge.uplink.outbox.frames import MARK, frame
+from hedge.uplink.outbox.log_files import file_name
 from hedge.uplink.publishers.spool import Spool
 spool = Spool(Path(sys.argv[1]), min_free_bytes=0)
 number = int(sys.argv[2])
@@ -541,3 +545,15 @@ def test_what_a_disk_gives_late_can_be_evicted_while_newer_messages_were_under_w
 
 def _no_disk(folder: Path) -> int:
     raise OSError(5, f"{folder} is away")
+
+
+def test_a_forged_number_in_its_files_takes_no_time(tmp_path: Path) -> None:
+    far = 1 << 60
+    frames = [
+        frame(MARK, b"", segment=1, salt=1, number=number, puts=max(0, number - 1))
+        for number in (0, far)
+    ]
+    (tmp_path / file_name(1)).write_bytes(b"".join(frames))
+    spool = Spool(tmp_path, min_free_bytes=0)
+    assert spool.counters()["lost"] == far - 1
+    spool.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
 from pathlib import Path
 
 from msgspec import Struct
@@ -11,7 +10,7 @@ from msgspec import Struct
 from . import stored
 from .frames import HEADER_BYTES, PUT, record_of
 from .lifetime import Stamp, read_stamp
-from .log_files import Found, Row, file_name
+from .log_files import Found, Row, file_name, missing
 from .record_log import Place
 
 _log = logging.getLogger(__name__)
@@ -71,13 +70,7 @@ class Recovery:
                 self._put(found)
             else:
                 self._mark(found)
-        over = sorted(self._over)
-        self.lost = sum(
-            gap.end.puts
-            - gap.begin.puts
-            - (bisect_left(over, gap.end.puts) - bisect_left(over, gap.begin.puts))
-            for gap in row.lost
-        )
+        self.lost = missing(row.lost, over=self._over)
         self.unread = [number for number in self.unread if number not in self._over]
         self.order = sorted(self.asks, key=self._orders.__getitem__)
         del self._ids, self._orders, self._over

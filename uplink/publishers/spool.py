@@ -30,7 +30,7 @@ from ...telemetry.clock import Clock, boottime_ns
 from ..outbox import stored
 from ..outbox.ask_log import AskLog
 from ..outbox.frames import HEADER_BYTES, PUT
-from ..outbox.log_files import Row
+from ..outbox.log_files import Row, missing
 from ..outbox.owner import lock
 from ..outbox.quarantine import own_row, quarantine
 from ..outbox.record_log import Place, RecordLog
@@ -352,7 +352,4 @@ def _living(row: Row) -> tuple[dict[int, Place], int]:
         for number, _ in stored.marks(found.payload):
             if living.pop(number, None) is None:
                 over.add(number)
-    lost = sum(
-        number not in over for gap in row.lost for number in range(gap.begin.puts, gap.end.puts)
-    )
-    return living, lost
+    return living, missing(row.lost, over=over)
