@@ -15,7 +15,6 @@ from ...models.errors import ConfigError
 
 _DAY_S = 86_400
 _WINDOW = re.compile(r"(\d\d):([0-5]\d)-(\d\d):([0-5]\d)", re.ASCII)
-_FAR_S = 4 * _DAY_S  # beyond any change that is to come
 
 
 def local_offset_s(wall_s: float) -> int:
@@ -43,7 +42,6 @@ class QuietHours:
         self._windows = [
             _window(text, where=f"{where}[{place}]") for place, text in enumerate(windows)
         ]
-        self._edges = sorted({edge for window in self._windows for edge in window})
 
     def is_quiet(self, wall_s: float) -> bool:
         """Tell whether the link rests at a moment."""
@@ -53,38 +51,8 @@ class QuietHours:
             for begin, end in self._windows
         )
 
-    def next_change_s(self, wall_s: float) -> int | None:
-        """Return when `is_quiet` will next be otherwise; None: never."""
-        quiet = self.is_quiet(wall_s)
-        at_s = int(wall_s)
-        while self._edges and at_s < wall_s + _FAR_S:
-            at_s = self._next_edge_s(at_s)
-            if self.is_quiet(at_s) != quiet:
-                return at_s
-        return None
-
     def _time_of_day_s(self, wall_s: int) -> int:
         return (wall_s + self._offset_s(wall_s)) % _DAY_S
-
-    def _next_edge_s(self, wall_s: int) -> int:
-        """Return when a window next begins or ends, or the clock changes before that."""
-        now_s = self._time_of_day_s(wall_s)
-        later = (edge for edge in self._edges if edge > now_s)
-        edge_s = wall_s - now_s + next(later, self._edges[0] + _DAY_S)
-        if self._offset_s(edge_s) == self._offset_s(wall_s):
-            return edge_s
-        return self._clock_change_s(wall_s, edge_s)
-
-    def _clock_change_s(self, before_s: int, after_s: int) -> int:
-        """Return the first second of the new offset, which is that of ``after_s``."""
-        offset_s = self._offset_s(before_s)
-        while after_s - before_s > 1:
-            middle_s = (before_s + after_s) // 2
-            if self._offset_s(middle_s) == offset_s:
-                before_s = middle_s
-            else:
-                after_s = middle_s
-        return after_s
 
 
 def _window(text: str, *, where: str) -> tuple[int, int]:
