@@ -239,7 +239,8 @@ class Loop:
             degraded=degraded,
         )
         lane.ledger.stages.final.record(latency_ns)
-        if self.counts["sink_errors"] == missed:  # else a restart says it once more
+        owed = degraded != "not_stored"  # what was never stored is owed by nobody
+        if owed and self.counts["sink_errors"] == missed:  # else a restart says it once more
             self._uplink.final(sample.id)
 
     def _fail(

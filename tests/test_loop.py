@@ -553,6 +553,14 @@ def test_an_older_longer_deadline_does_not_hold_up_those_of_this_run() -> None:
     assert ends["1-0"].latency_ns == pytest.approx(_WITHIN_NS, rel=0.01)
 
 
+def test_the_uplink_hears_no_finals_of_what_it_has_not_taken() -> None:
+    clock = Clock()
+    uplink = ScriptedUplink(["full", "now"], clock)
+    sink, _ = _run([_lane(clock, [_UNSURE] * 4)], clock, uplink=uplink)
+    assert sum(outcome.final for outcome in sink.outcomes) == 4
+    assert sorted(uplink.finals) == ["1-1", "1-3"]
+
+
 def test_a_final_that_a_sink_has_not_taken_is_still_owed() -> None:
     clock = Clock()
     uplink = ScriptedUplink(["now"], clock)

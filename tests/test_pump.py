@@ -348,6 +348,27 @@ def test_a_far_end_that_was_away_for_long_kills_no_ask(
     assert collect(pump, bell, 1)["7-1"].status == "answered"
 
 
+class _Watched(ScriptedLink):
+    """Keeps how long each poll was ready to wait."""
+
+    waits: list[float]
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        self.waits.append(timeout_s)
+        return super().poll(timeout_s)
+
+
+def test_parting_does_not_wait_for_anything_when_there_is_nothing_to_say(
+    start_pump: StartPump, eventually: Eventually
+) -> None:
+    link = _Watched(ScriptedBroker())
+    link.waits = []
+    pump, _ = start_pump(link)
+    eventually(lambda: pump.connected)
+    pump.close(timeout_s=5)
+    assert link.waits[-1] == 0
+
+
 # ---- Having no room
 
 

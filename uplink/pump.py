@@ -209,9 +209,9 @@ class Pump:
             self._error = error
             self._bell.set()
 
-    def _turn(self) -> None:
+    def _turn(self, *, longest_s: float = _IDLE_S) -> None:
         """Do one round: what came is settled before it is handed on and acknowledged."""
-        patience_s = self._patience_s()
+        patience_s = min(longest_s, self._patience_s())
         self._idle = True  # before the last look: whoever offers after it wakes the link
         events = self._link.poll(0.0 if self._offers or self._finals else patience_s)
         self._idle = False
@@ -234,7 +234,7 @@ class Pump:
 
     def _finish(self, timeout_s: float) -> None:
         """Store what was offered last, and let the publishers say what they have to say."""
-        self._turn()
+        self._turn(longest_s=0.0)
         until_s = time.monotonic() + timeout_s
         while self._connected and time.monotonic() < until_s:
             if not any(publisher.busy for publisher in self._publishers):
