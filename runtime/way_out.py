@@ -29,8 +29,8 @@ from ..uplink.publishers.spool import Spool
 from ..uplink.publishers.telemetry_topic import Telemetry, TelemetryTopic
 from ..uplink.pump import Pump
 from ..uplink.topics import Device as Address
+from .both_ends import contract_of, link_to
 from .config import OUTBOX, Config, MqttSinkConfig, UplinkConfig
-from .far_end import contract_of, link_to
 from .lane import Lane
 from .loop import Loop
 from .sinks.mqtt import MqttSink

@@ -14,7 +14,7 @@ from ..models.errors import ConfigError
 from ..uplink.far_end.probe import Verdict
 from ..uplink.far_end.worker import Worker
 from ..uplink.link.link import KEEPALIVE_S
-from .far_end import link_to
+from .both_ends import link_to
 from .health import Health
 from .notify import Notifier
 from .open_inference.address import Address

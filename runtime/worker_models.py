@@ -20,7 +20,7 @@ from ..models.prepare import preparer
 from ..models.records import Probs
 from ..uplink.far_end.responder import Responder
 from .backends import open_model
-from .far_end import contract_of
+from .both_ends import contract_of
 from .open_inference.address import Address
 from .open_inference.served_model import ServedModel, connect
 from .shipped import bundle_path

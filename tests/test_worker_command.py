@@ -19,7 +19,7 @@ import pytest
 
 from hedge.models.bundle import load_bundle
 from hedge.models.dataset import load_dataset
-from hedge.runtime.far_end import contract_of
+from hedge.runtime.both_ends import contract_of
 from hedge.runtime.shipped import bundle_path
 from hedge.uplink.asks import Answer, Ask
 from hedge.uplink.link.mqtt import MqttLink
