@@ -256,6 +256,27 @@ def test_a_will_is_published_when_the_link_vanishes_and_not_when_it_parts(
     assert until(watcher, Received).payload == b"vanished"
 
 
+def test_a_link_that_parts_leaves_the_closing_to_the_broker_and_does_not_wait_for_ever(
+    open_link: MakeLink,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for closes in (True, False):
+            link = open_link(f"mqtt://127.0.0.1:{listener.getsockname()[1]}?version=3.1.1", "x")
+            with accept(listener, link, b"\x20\x02\x00\x00") as peer:
+                parting = threading.Thread(target=link.close, kwargs={"timeout_s": 30})
+                parting.start()
+                said = b""
+                while not said.endswith(b"\xe0\x00"):  # DISCONNECT
+                    with contextlib.suppress(TimeoutError):
+                        said += peer.recv(4096)
+                with pytest.raises(TimeoutError):  # neither an end nor a reset
+                    peer.recv(4096)
+                if closes:
+                    peer.close()
+                parting.join(10)
+                assert not parting.is_alive()
+
+
 def test_mqtt_5_tells_everyone_what_a_message_is_about(
     start_broker: StartBroker, free_port: int, open_link: MakeLink
 ) -> None:

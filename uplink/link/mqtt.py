@@ -58,6 +58,7 @@ _log = logging.getLogger(__name__)
 _QOS = 1
 _BURST = 64  # packets read before their owner gets to see them
 _HELD_S = 5.0  # a connection that stood so long ends a row of failures
+_LINGER_S = 0.5  # for the broker to close what we have ended
 _DOUBT = 3  # hang-ups in a row before a protocol that has worked is given up
 _HEAD_BYTES = 9  # of a packet: its own five at most, the length of the topic, and the number
 _MARGIN_BYTES = 64 << 10  # topic and properties beside the longest payload
@@ -218,7 +219,7 @@ class MqttLink:
         self._next_s = float("inf")
         while self._owing() and time.monotonic() < until_s:
             self._flow(0.05)
-        self._hang_up()
+        self._part(min(until_s - time.monotonic(), _LINGER_S))
         if self._dialling is not None:
             self._dialling.abandon()
         self._selector.close()
@@ -375,6 +376,21 @@ class MqttLink:
             sock.close()
         if self._client is client:
             self._lost(self._refusal or "closed")
+
+    def _part(self, linger_s: float) -> None:
+        """Hang up, and wait for the broker to do so: some take a goodbye and a close for a cut."""
+        sock = self._sock
+        if sock is None or self._since_s is None or linger_s <= 0:
+            self._hang_up()
+            return
+        with socket.socket(fileno=os.dup(sock.fileno())) as same:  # paho closes its own
+            self._hang_up()
+            until_s = time.monotonic() + linger_s
+            with contextlib.suppress(OSError):  # a time-out, too
+                while (left_s := until_s - time.monotonic()) > 0:
+                    same.settimeout(left_s)
+                    if not same.recv(4096):
+                        break
 
     def _lost(self, reason: str, *, absent: bool = False) -> None:
         """Put the connection away, and see when and how the next one is to be made."""
