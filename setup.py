@@ -8,6 +8,8 @@ from setuptools.command.build_py import build_py
 ROOMS = ("models", "telemetry", "uplink", "runtime")
 
 ONNX = ["onnxruntime>=1.20"]
+TFLITE = ["ai-edge-litert>=2.0"]
+QUANTIZE = [*ONNX, *TFLITE, "onnx>=1.17", "ai-edge-quantizer>=0.4", "tomli-w>=1.0"]
 DEMO = [*ONNX, "amqtt>=0.11.3"]
 OIP = ["grpcio>=1.64", "protobuf>=4.25"]
 ZSTD = ["zstandard>=0.23"]
@@ -15,6 +17,7 @@ JPEG = ["pillow>=11"]
 TRAIN = [*ONNX, "onnx>=1.17", "scikit-learn>=1.4", "tomli-w>=1.0", "torch>=2.4"]
 DEV = [
     *DEMO,
+    *QUANTIZE,
     *OIP,
     *ZSTD,
     *JPEG,
@@ -70,7 +73,8 @@ setup(
     ],
     extras_require={
         "onnx": ONNX,
-        "tflite": ["ai-edge-litert>=2.0"],
+        "tflite": TFLITE,
+        "quantize": QUANTIZE,
         "tensorrt": ["pycuda>=2024.1", "tensorrt>=10,<11"],
         "oip": OIP,
         "video": ["av>=14"],

@@ -10,7 +10,7 @@ import numpy as np
 
 from .archive import check_name
 from .errors import BundleError, ModelError
-from .graph import GraphInfo, check_graph
+from .graph import model_spec, shape_text, tensors
 from .manifest import Input, Manifest
 from .model import TensorSpec
 from .prepare import fed_dtype
@@ -26,13 +26,21 @@ class Part(NamedTuple):
     file: str
     format: str
     outputs: int | None
+    output_name: str | None = None
 
 
 def parts(manifest: Manifest) -> tuple[Part, ...]:
     """Return every model of the manifest, in its order: edges, filters, cloud."""
     classes = len(manifest.labels)
     edges = (
-        Part(f"edge {edge.name}", f"$.edge[{place}]", edge.file, edge.format, classes)
+        Part(
+            f"edge {edge.name}",
+            f"$.edge[{place}]",
+            edge.file,
+            edge.format,
+            classes,
+            edge.output_name,
+        )
         for place, edge in enumerate(manifest.edge)
     )
     filters = (
@@ -46,8 +54,10 @@ def parts(manifest: Manifest) -> tuple[Part, ...]:
         for place, part in enumerate(manifest.filter)
     )
     cloud = manifest.cloud
-    clouds = () if cloud is None else (Part("cloud", "$.cloud", cloud.file, cloud.format, classes),)
-    return (*edges, *filters, *clouds)
+    if cloud is None:
+        return (*edges, *filters)
+    last = Part("cloud", "$.cloud", cloud.file, cloud.format, classes, cloud.output_name)
+    return (*edges, *filters, last)
 
 
 def check_manifest(manifest: Manifest, *, where: str) -> None:
@@ -68,12 +78,14 @@ def check_model(data: bytes, part: Part, spec: Input, *, where: str) -> None:
     Raises:
         ModelError: what is wrong with the graph at ``where``.
     """
-    if part.format != "onnx":
-        return  # its backend checks it
-    info = check_graph(data, where=where)
-    if part.outputs is not None:
-        _check_input(info, spec, where=where)
-        _check_output(info, part.outputs, where=where)
+    if part.outputs is None:
+        tensors(data, format=part.format, where=where)
+        return
+    found = model_spec(data, format=part.format, output=part.output_name, where=where)
+    _check_input(found.inputs[0], spec, where=where)
+    width, given = part.outputs, found.outputs[0]
+    of = "one filter logit" if width == 1 else f"the {width} labels"
+    _check_tensor(given, (width,), what="output", of=of, where=where)
 
 
 def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -82,6 +94,7 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield from _text(manifest)
     yield from _files(manifest)
     yield from _labels(manifest)
+    yield from _choices(manifest)
     yield from _numbers(manifest)
     yield from _heads(manifest)
 
@@ -127,6 +140,16 @@ def _labels(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"$.filter[{place}].redundant", "names every label: nothing would matter"
 
 
+def _choices(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    names = [edge.name for edge in manifest.edge]
+    boards = [(choice.board, choice.power_mode) for choice in manifest.choice]
+    for place, choice in enumerate(manifest.choice):
+        if choice.variant not in names:
+            yield f"$.choice[{place}].variant", f"{choice.variant!r} is none of the variants"
+        if boards[place] in boards[:place]:
+            yield f"$.choice[{place}]", f"a second choice for {choice.board!r} in the same mode"
+
+
 def _twice(names: Iterator[str] | tuple[str, ...]) -> Iterator[str]:
     seen: set[str] = set()
     for name in names:
@@ -170,29 +193,16 @@ def _heads(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "$.calibration.fusion", "there is no cloud model to fuse with"
 
 
-def _check_input(info: GraphInfo, spec: Input, *, where: str) -> None:
-    if len(info.inputs) != 1:
-        names = ", ".join(repr(tensor.name) for tensor in info.inputs)
-        raise ModelError(f"takes {len(info.inputs)} inputs ({names}), not one", where=where)
-    tensor = info.inputs[0]
+def _check_input(tensor: TensorSpec, spec: Input, *, where: str) -> None:
     _check_tensor(tensor, spec.shape, what="input", of="$.input.shape", where=where)
     dtype = fed_dtype(spec)
-    if tensor.dtype != dtype:
-        raise ModelError(
-            f"input {tensor.name!r} is {tensor.dtype}, but is fed {dtype}",
-            where=where,
-            hint="see $.input.dtype, scale and offset of the manifest",
-        )
-
-
-def _check_output(info: GraphInfo, width: int, *, where: str) -> None:
-    if not info.outputs:
-        raise ModelError("gives no output", where=where)
-    tensor = info.outputs[0]
-    of = "one filter logit" if width == 1 else f"the {width} labels"
-    _check_tensor(tensor, (width,), what="output", of=of, where=where)
-    if not np.issubdtype(tensor.dtype, np.floating):
-        raise ModelError(f"output {tensor.name!r} is {tensor.dtype}, not floating", where=where)
+    if dtype == tensor.dtype or (dtype == np.float32 and tensor.quantisation is not None):
+        return
+    raise ModelError(
+        f"input {tensor.name!r} is {tensor.dtype}, but is fed {dtype}",
+        where=where,
+        hint="see $.input.dtype, scale and offset of the manifest",
+    )
 
 
 def _check_tensor(
@@ -204,13 +214,9 @@ def _check_tensor(
         found in (None, wanted) for found, wanted in zip(rest, shape, strict=True)
     )
     if batch not in ((None,), (1,)) or not fits:
-        found = _shape_text(tensor.shape)
-        wanted = _shape_text((None, *shape))
+        found = shape_text(tensor.shape)
+        wanted = shape_text((None, *shape))
         raise ModelError(
             f"{what} {tensor.name!r} has the shape {found}, but {of} asks for {wanted}",
             where=where,
         )
-
-
-def _shape_text(shape: tuple[int | None, ...]) -> str:
-    return f"({', '.join('B' if extent is None else str(extent) for extent in shape)})"

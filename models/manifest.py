@@ -37,8 +37,23 @@ class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tokenizer: str | None = None
 
 
+class Quantised(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a variant was made int8: from which variant, by what, with ranges from which rows.
+
+    ``rows`` is how many, ``data_sha256`` which (see `dataset.digest`).
+    """
+
+    variant: Name
+    method: Annotated[str, Meta(pattern=r"^[ -~]{1,200}\Z")]
+    rows: Positive
+    data_sha256: Sha256
+
+
 class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One variant of the small model."""
+    """One variant of the small model.
+
+    ``output_name`` is the graph's output that holds the (B, K); None: its first.
+    """
 
     name: Name
     file: str
@@ -46,6 +61,23 @@ class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     output: Output = "logits"
     head: Head = "softmax"
     precision: Literal["float", "int8"] = "float"
+    output_name: str | None = None
+    quantised: Quantised | None = None
+
+
+class Choice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which variant runs on a board, in one of its power modes or in all of them.
+
+    ``by`` says what was looked at; the figures are those of the choice, where they were measured.
+    """
+
+    board: Name
+    power_mode: str | None = None
+    variant: Name
+    by: Literal["latency", "energy", "accuracy", "hand"]
+    latency_ms: float | None = None
+    energy_j: float | None = None
+    accuracy: float | None = None
 
 
 class Filter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +103,7 @@ class Cloud(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format: Literal["onnx", "tflite"] = "onnx"
     output: Output = "logits"
     head: Head = "softmax"
+    output_name: str | None = None
 
 
 class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +153,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     citations: tuple[str, ...] = ()
     input: Input
     edge: tuple[Edge, ...] = ()
+    choice: tuple[Choice, ...] = ()
     filter: tuple[Filter, ...] = ()
     cloud: Cloud | None = None
     calibration: Calibration | None = None

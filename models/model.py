@@ -8,12 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class Quantisation(NamedTuple):
+    """How integers stand for real numbers: ``scale * (stored - zero_point)``."""
+
+    scale: float
+    zero_point: int
+
+
 class TensorSpec(NamedTuple):
     """A named tensor of a graph; a dimension that may vary is None."""
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
+    quantisation: Quantisation | None = None
 
 
 class ModelSpec(NamedTuple):
@@ -24,14 +32,24 @@ class ModelSpec(NamedTuple):
 
 
 class Model(Protocol):
-    """One open model. Backends implement it; the loop and the worker call it."""
+    """One open model with one input and one output. Backends implement it.
+
+    The loop and the worker call it, from one thread at a time.
+    """
 
     @property
     def spec(self) -> ModelSpec:
-        """The graph's inputs and outputs."""
+        """The input, and the output that `infer` gives, as the graph has them."""
+
+    @property
+    def runs_on(self) -> str:
+        """The library with its version, and what it computes with, for people to read."""
 
     def infer(self, batch: NDArray[Any]) -> NDArray[np.floating[Any]]:
-        """Run ``batch`` (B, *input shape) and return the first output, (B, K) floating.
+        """Run ``batch`` (B, *input shape) and return the output, (B, K) floating.
+
+        A quantised input takes its own integers as they are, or float32, which is then
+        quantised (to the nearest, ties to even, clipped); a quantised output comes as float32.
 
         Raises:
             ModelError: the batch has another shape or dtype, or the library failed.

@@ -146,7 +146,7 @@ def _check(bundle: Bundle, part: Part) -> ModelCheck:
     opened, output = is_installed(part.format), None
     if opened:
         where = f"{bundle.path}/{part.file}"
-        model = open_model(data, format=part.format, where=where)
+        model = open_model(data, format=part.format, where=where, output=part.output_name)
         try:
             output = None if part.outputs is None else _prove(model, bundle, part, where=where)
         finally:
@@ -164,7 +164,7 @@ def _check(bundle: Bundle, part: Part) -> ModelCheck:
 def _prove(model: Model, bundle: Bundle, part: Part, *, where: str) -> tuple[int, ...]:
     """Run one and two samples of zeros; return the shape that one gives."""
     zeros = np.zeros((2, *bundle.input.shape), bundle.input.dtype)
-    prepare = preparer(bundle.input)
+    prepare = preparer(bundle.input, model.spec.inputs[0])
     for rows in (2, 1):
         given = model.infer(prepare(zeros[:rows])).shape
         if given != (rows, part.outputs):

@@ -20,11 +20,11 @@ from ..uplink.link.budget import Limits
 from ..uplink.link.link import KEEPALIVE_S
 from ..uplink.outbox.shelf import Evict
 from ..uplink.publishers.home_assistant import PREFIX as PREFIX_OF_HOME_ASSISTANT
+from .backends.options import BackendOptions
 
 Rate = Annotated[float, Meta(gt=0, le=1e6)]
 Text = Annotated[str, Meta(min_length=1, max_length=4000, pattern=r"^[^\x00]+\Z")]
 Milliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
-Threads = Annotated[int, Meta(ge=1, le=256)]
 Few = Annotated[int, Meta(ge=1, le=65_536)]
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]
 PREFIX = "HEDGE__"
@@ -64,6 +64,7 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``window`` bounds how many of its asks may wait for an answer: a source that can wait
     is kept waiting beyond it, any other sample gets the edge's answer as a degraded final.
     ``codec`` is how samples travel to the worker; `uplink.codecs.LOSS` says what each loses.
+    ``backend`` is how its models run here.
     """
 
     name: Name
@@ -76,8 +77,8 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     answer_within_ms: Milliseconds = 2000
     on_unavailable: Literal["edge", "abstain"] = "edge"
     window: Few = 256
-    threads: Threads = 1
     codec: Codec = "raw"
+    backend: BackendOptions = BackendOptions()
 
 
 class UplinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,13 +13,13 @@ import psutil
 from ..models.bundle import Bundle, load_bundle
 from ..models.dataset import load_dataset
 from ..models.errors import BundleError, ConfigError
-from ..models.manifest import Edge, Input, Manifest
+from ..models.manifest import Edge, Filter, Input, Manifest
 from ..models.model import Model
 from ..models.opinion import Assessor
-from ..models.prepare import preparer
+from ..models.prepare import Prepare, preparer
 from ..telemetry.clock import boottime_ns
 from ..telemetry.ledger import Ledger
-from .backends import open_model
+from .backends import open_part
 from .config import (
     Config,
     FolderSource,
@@ -137,23 +137,25 @@ def _lane(stream: Stream, bundle: Bundle, *, base: Path, stack: contextlib.ExitS
     if manifest.calibration is None:
         raise BundleError("has no [calibration], so nothing says when to ask", where=stream.bundle)
 
-    def opened(file: str, kind: str) -> Model:
-        model = open_model(bundle.read(file), format=kind, where=file, threads=stream.threads)
+    def opened(part: Edge | Filter) -> tuple[Model, Prepare]:
+        model = open_part(bundle, part, options=stream.backend)
         stack.callback(model.close)
-        return model
+        return model, preparer(manifest.input, model.spec.inputs[0])
 
     source = _source(stream, manifest.input, base=base)
     stack.callback(source.close)
+    filters = []
+    for one in manifest.filter if stream.filter else ():
+        model, prepare = opened(one)
+        filters.append(SkipFilter(model, threshold=one.threshold, prepare=prepare))
+    model, prepare = opened(edge)
     return Lane(
         name=stream.name,
         source=source,
         input=manifest.input,
-        filters=[
-            SkipFilter(opened(one.file, one.format), threshold=one.threshold)
-            for one in (manifest.filter if stream.filter else ())
-        ],
-        model=opened(edge.file, edge.format),
-        prepare=preparer(manifest.input),
+        filters=filters,
+        model=model,
+        prepare=prepare,
         assessor=Assessor.of(edge, classes=len(manifest.labels), score=manifest.calibration.score),
         policy=Policy.of(manifest.calibration),
         ledger=Ledger(stream.name),

@@ -15,7 +15,7 @@ from ..models.dataset import Dataset
 from ..models.manifest import Cloud, Edge
 from ..models.measures import gap_recovered
 from ..models.prepare import preparer
-from .backends import open_model
+from .backends import open_part
 from .report import RunReport
 from .sinks.sink import Line
 
@@ -191,8 +191,8 @@ def figures(
 
 def predict(bundle: Bundle, part: Edge | Cloud, x: NDArray[Any]) -> NDArray[np.intp]:
     """Return the label (n,) that one model of the bundle alone gives each row of ``x``."""
-    model = open_model(bundle.read(part.file), format=part.format, where=part.file)
-    prepare = preparer(bundle.manifest.input)
+    model = open_part(bundle, part)
+    prepare = preparer(bundle.manifest.input, model.spec.inputs[0])
     try:
         outputs = [
             model.infer(prepare(x[begin : begin + _BATCH])) for begin in range(0, len(x), _BATCH)

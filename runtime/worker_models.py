@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from ..models.bundle import Bundle, load_bundle
 from ..models.errors import BundleError, ConfigError
-from ..models.graph import check_graph
+from ..models.graph import model_spec
 from ..models.manifest import Cloud
 from ..models.model import Model, ModelSpec
 from ..models.opinion import Assessor
 from ..models.prepare import preparer
 from ..models.records import Probs
 from ..uplink.far_end.responder import Responder
-from .backends import open_model
+from .backends import open_part
+from .backends.options import BackendOptions
 from .both_ends import contract_of
 from .open_inference.address import Address
 from .open_inference.served_model import ServedModel, connect
@@ -92,8 +93,8 @@ def open_responders(
 
 def _here(bundle: Bundle, *, threads: int, stack: contextlib.ExitStack) -> Responder:
     """Open a bundle's cloud model in this process."""
-    cloud, where = _cloud(bundle)
-    model = open_model(bundle.read(cloud.file), format=cloud.format, where=where, threads=threads)
+    cloud, _ = _cloud(bundle)
+    model = open_part(bundle, cloud, options=BackendOptions(threads=threads))
     stack.callback(model.close)
     return _responder(bundle, cloud, model)
 
@@ -103,11 +104,12 @@ def _there(
 ) -> Responder:
     """Connect to the server that runs a bundle's cloud model."""
     cloud, where = _cloud(bundle)
-    graph = check_graph(bundle.read(cloud.file), where=where)
-    output = graph.outputs[0]._replace(shape=(None, len(bundle.labels)))
+    data = bundle.read(cloud.file)
+    found = model_spec(data, format=cloud.format, output=cloud.output_name, where=where)
+    output = found.outputs[0]._replace(shape=(None, len(bundle.labels)))
     model = ServedModel(
         connect(address, timeout_s=servers.timeout_s, ca_file=servers.ca_file),
-        spec=ModelSpec(graph.inputs, (output,)),
+        spec=ModelSpec(found.inputs, (output,)),
         where=str(address),
     )
     stack.callback(model.close)
@@ -124,7 +126,7 @@ def _cloud(bundle: Bundle) -> tuple[Cloud, str]:
 
 def _responder(bundle: Bundle, cloud: Cloud, model: Model) -> Responder:
     """Return how the bundle turns the model's outputs into an answer."""
-    prepare = preparer(bundle.input)
+    prepare = preparer(bundle.input, model.spec.inputs[0])
     assessor = Assessor.of(cloud, classes=len(bundle.labels))
 
     def respond(batch: NDArray[Any]) -> tuple[Probs, Probs | None]:

@@ -130,6 +130,83 @@ def _linear(
     return data
 
 
+@pytest.fixture(scope="session")
+def linear_tflite() -> Callable[..., bytes]:
+    """Give a maker of TFLite files: `linear_tflite(outputs, seed=…, softmax=…, int8=…, …)`."""
+    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
+    return _linear_tflite
+
+
+def _linear_tflite(
+    outputs: int,
+    *,
+    seed: int = 1,
+    width: int = SHAPE[0],
+    free_batch: bool = True,
+    int8: bool = False,
+    inputs: int = 1,
+) -> bytes:
+    """Return softmax(x W), x (B, width) and W drawn by ``seed``, written with the schema.
+
+    With ``int8`` x is stored in steps of 1/32 and W of 1/64, and the softmax, as TFLite has it,
+    in steps of 1/256.
+    """
+    import flatbuffers  # noqa: PLC0415  comes with the extra
+    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415  an extra
+
+    weights = np.random.default_rng(seed).normal(size=(outputs, width)).astype(np.float32)
+    kind = schema.TensorType.INT8 if int8 else schema.TensorType.FLOAT32
+    model = schema.ModelT()
+    model.version = 3
+    model.buffers = [schema.BufferT(), schema.BufferT()]
+    stored = np.clip(np.rint(weights * 64), -127, 127).astype(np.int8) if int8 else weights
+    model.buffers[1].data = np.frombuffer(stored.tobytes(), np.uint8)
+
+    def tensor(
+        name: str, shape: tuple[int, ...], *, buffer: int = 0, scale: float, zero: int = 0
+    ) -> Any:  # noqa: ANN401
+        made = schema.TensorT()
+        made.name, made.shape, made.type, made.buffer = name, list(shape), kind, buffer
+        if not buffer and free_batch:
+            made.shapeSignature = [-1, *shape[1:]]
+        if int8:
+            made.quantization = schema.QuantizationParametersT()
+            made.quantization.scale, made.quantization.zeroPoint = [scale], [zero]
+        return made
+
+    def operator(code: int, fed: list[int], given: int, kind: int, options: Any) -> Any:  # noqa: ANN401
+        made = schema.OperatorT()
+        made.opcodeIndex, made.inputs, made.outputs = code, fed, [given]
+        made.builtinOptionsType, made.builtinOptions = kind, options
+        return made
+
+    fully, softmax = schema.FullyConnectedOptionsT(), schema.SoftmaxOptionsT()
+    softmax.beta = 1.0
+    graph = schema.SubGraphT()
+    graph.tensors = [
+        tensor("x", (1, width), scale=1 / 32, zero=3),
+        tensor("W", (outputs, width), buffer=1, scale=1 / 64),
+        tensor("logits", (1, outputs), scale=1 / 8, zero=-2),
+        tensor("y", (1, outputs), scale=1 / 256, zero=-128),
+        *(tensor(f"x{place}", (1, width), scale=1.0) for place in range(1, inputs)),
+    ]
+    graph.inputs, graph.outputs = [0, *range(4, 3 + inputs)], [3]
+    graph.operators = [
+        operator(0, [0, 1, -1], 2, schema.BuiltinOptions.FullyConnectedOptions, fully),
+        operator(1, [2], 3, schema.BuiltinOptions.SoftmaxOptions, softmax),
+    ]
+    model.subgraphs = [graph]
+    model.operatorCodes = []
+    for code in (schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.SOFTMAX):
+        made = schema.OperatorCodeT()
+        made.builtinCode = made.deprecatedBuiltinCode = code
+        made.version = 4 if int8 and code == schema.BuiltinOperator.FULLY_CONNECTED else 1
+        model.operatorCodes.append(made)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
 # ---- The uplink: brokers as processes of their own, pumps and workers that are closed again.
 
 BROKERS = ("mosquitto", "amqtt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -110,10 +111,19 @@ def test_verify_goes_as_far_as_it_can_without_the_library(
 
 
 def test_a_model_of_a_format_without_backend_is_sound_but_not_opened(
-    tmp_path: Path, manifest: Manifest, bundle_files: dict[str, bytes]
+    tmp_path: Path,
+    manifest: Manifest,
+    bundle_files: dict[str, bytes],
+    linear_tflite: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "hedge.runtime.backends.find_spec",
+        lambda name: None if "lite" in name else found(name),
+    )
     edge = msgspec.structs.replace(manifest.edge[0], file="edge.tflite", format="tflite")
-    files = {**bundle_files, "edge.tflite": bundle_files["edge.onnx"]}
+    files = {**bundle_files, "edge.tflite": linear_tflite(3)}
     del files["edge.onnx"]
     path = write_bundle(tmp_path / "b", msgspec.structs.replace(manifest, edge=(edge,)), files).path
     assert [(one.opened, one.output) for one in verify(path).models] == [

@@ -69,7 +69,7 @@ def test_a_device_without_an_uplink_answers_alone_and_says_what_it_did(tmp_path:
         ({"sink": "/dev/full"}, r"/dev/full: is there already, and is no file of outcomes"),
         ({"sink": "."}, r"cannot be written"),
         ({"more": '[telemetry]\nreport = "no/r.json"'}, r"no/r.json: is a folder, or lies in none"),
-        ({"more": "threads = 100000"}, r"$.stream[0].threads"),
+        ({"more": "backend = { threads = 100000 }"}, r"$.stream[0].backend.threads"),
         ({"more": 'variant = "huge"'}, r"has no variant 'huge' (it has "),
     ],
 )

@@ -151,7 +151,8 @@ def _lane(
     filters = []
     if any(drop):
         logits = np.array([[-3.0 if one else 3.0] for one in drop])
-        filters = [SkipFilter(NullModel(logits, shape=(2,)), threshold=0.5)]
+        model = NullModel(logits, shape=(2,))
+        filters = [SkipFilter(model, threshold=0.5, prepare=preparer(_INPUT))]
     calibration = Calibration(
         score="vacuity",
         total=total,

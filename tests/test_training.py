@@ -21,7 +21,7 @@ from scipy.stats import dirichlet
 from hedge.models.bundle import Bundle, load_bundle
 from hedge.models.dataset import Dataset, is_seen, load_dataset, read_seen, row_digests
 from hedge.models.errors import BundleError, DataError, MissingExtraError
-from hedge.models.graph import check_graph
+from hedge.models.onnx_graph import check_graph
 from hedge.models.training import RECIPES
 from hedge.models.training.measuring import Outputs, measure
 from hedge.models.training.skipping import matters, place_threshold

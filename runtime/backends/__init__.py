@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from ...models.errors import MissingExtraError, ModelError
+from ...models.bundle import Bundle
+from ...models.errors import ConfigError, MissingExtraError, ModelError
+from ...models.manifest import Cloud, Edge, Filter
 from ...models.model import Model
+from .options import BackendOptions
+
+_NEEDS = {"auto": None, "onnx": "onnx", "tflite": "tflite", "tensorrt": "onnx"}
 
 
 def is_installed(format: str) -> bool:  # noqa: A002  the manifest's own word
     """Tell whether this machine can open models of ``format``."""
-    return format == "onnx" and find_spec("onnxruntime") is not None
+    libraries = {"onnx": ("onnxruntime",), "tflite": ("ai_edge_litert", "tflite_runtime")}
+    return any(find_spec(library) is not None for library in libraries.get(format, ()))
 
 
 def open_model(
@@ -18,21 +24,50 @@ def open_model(
     *,
     format: str,  # noqa: A002  the manifest's own word
     where: str,
-    threads: int = 1,
+    options: BackendOptions | None = None,
+    output: str | None = None,
 ) -> Model:
     """Open a model file's ``data`` with the library for its ``format``.
 
-    ``where`` names the file in messages; ``threads`` is how many the library may use for
-    one call. A graph that may not run (see `graph.check_graph`) is refused here too.
+    ``where`` names the file in messages; ``output`` names the output that holds the
+    (B, K), the first if None. A graph that may not run (see `onnx_graph.check_graph` and
+    `tflite_graph.check_tflite`) is refused here too.
 
     Raises:
         ModelError: no backend for the format, or the library refuses the model.
         MissingExtraError: the library is not installed.
+        ConfigError: ``options`` ask for what the format or this machine has not.
     """
-    if format != "onnx":
-        raise ModelError(f"this build has no backend for {format} models", where=where)
-    if not is_installed(format):
-        raise MissingExtraError("onnxruntime", extra="onnx")
-    from .onnx import OnnxModel  # noqa: PLC0415  costs 20 MB and 0.2 s, so on first use
+    options = options or BackendOptions()
+    if _NEEDS[options.use] not in (None, format):
+        raise ConfigError(
+            f"runs {_NEEDS[options.use]} files, and this is a {format} file: {where}",
+            where=f"backend.use = {options.use!r}",
+            hint='use = "auto" takes the library that fits',
+        )
+    match format:
+        case "onnx":
+            if not is_installed(format):
+                raise MissingExtraError("onnxruntime", extra="onnx")
+            from .onnx import OnnxModel  # noqa: PLC0415  costs 20 MB and 0.2 s: on first use
 
-    return OnnxModel(data, where=where, threads=threads)
+            return OnnxModel(data, where=where, options=options, output=output)
+        case "tflite":
+            from .tflite import TfliteModel  # noqa: PLC0415  so does this
+
+            return TfliteModel(data, where=where, options=options, output=output)
+        case _:
+            raise ModelError(f"this build has no backend for {format} models", where=where)
+
+
+def open_part(
+    bundle: Bundle, part: Edge | Filter | Cloud, *, options: BackendOptions | None = None
+) -> Model:
+    """Open one of a bundle's models; see `open_model`."""
+    return open_model(
+        bundle.read(part.file),
+        format=part.format,
+        where=f"{bundle.path}/{part.file}",
+        options=options,
+        output=None if isinstance(part, Filter) else part.output_name,
+    )

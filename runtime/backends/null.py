@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ...models.errors import ModelError
+from ...models.graph import wrong_input
 from ...models.model import ModelSpec, TensorSpec
-from .mismatch import wrong_input
 
 
 class NullModel:
@@ -33,6 +33,7 @@ class NullModel:
         self._where = where
         self._next = 0
         self._is_open = True
+        self.runs_on = "nothing"
 
     @property
     def spec(self) -> ModelSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
@@ -9,18 +10,22 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ...models.errors import ModelError
-from ...models.graph import GraphInfo, check_graph
+from ...models.errors import ConfigError, ModelError
+from ...models.graph import fits, model_spec, wrong_input
 from ...models.model import ModelSpec, TensorSpec
-from .mismatch import wrong_input
+from .first_line import first_line
+from .options import CPU, BackendOptions
+
+_log = logging.getLogger(__name__)
 
 _Batch = NDArray[Any]
 _Outputs = NDArray[np.floating[Any]]
 _ERRORS_ONLY = 3
+_LOOK = "its own log says why; fallback = true runs without"
 
 
 class OnnxModel:
-    """An ONNX graph with one input (B, ...) and a first output (B, K).
+    """An ONNX graph with one input (B, ...) and an output (B, K).
 
     A single sample goes through buffers that were bound on opening, which saves a third to
     a half of the call of a small model; so one thread at a time. Outputs are fresh arrays.
@@ -32,33 +37,28 @@ class OnnxModel:
         data: bytes,
         *,
         where: str,
-        threads: int = 1,
-        inter_threads: int = 1,
-        provider: str = "CPUExecutionProvider",
+        options: BackendOptions | None = None,
+        output: str | None = None,
     ) -> None:
-        info = check_graph(data, where=where)
-        _check_ends(info, where=where)
-        self._spec = ModelSpec(info.inputs, info.outputs)
+        options = options or BackendOptions()
+        self.spec: ModelSpec = model_spec(data, format="onnx", output=output, where=where)
         self._where = where
-        self._input, self._output = info.inputs[0], info.outputs[0]
-        self._session = _session(
-            data, where=where, threads=threads, inter_threads=inter_threads, provider=provider
-        )
+        self._input, self._output = self.spec.inputs[0], self.spec.outputs[0]
+        threads = options.threads or 1
+        self._session = _session(data, options, threads=threads, where=where)
+        through = ", ".join(self._session.get_providers())
+        many = "s" * (threads > 1)
+        self.runs_on = f"onnxruntime {onnxruntime.__version__}, {through}, {threads} thread{many}"
         self._single_shape = cast("tuple[int, ...]", (1, *self._input.shape[1:]))
         self._dtype = self._input.dtype
         self._single = self._bound() if _is_fixed(self._input, self._output) else self._run
         self._several = self._row_by_row if self._input.shape[0] == 1 else self._run
 
-    @property
-    def spec(self) -> ModelSpec:
-        """The graph's inputs and outputs."""
-        return self._spec
-
     def infer(self, batch: _Batch) -> _Outputs:
-        """Run ``batch`` (B, *input shape); return the first output (B, K), NaN and all."""
+        """Run ``batch`` (B, *input shape); return the output (B, K), NaN and all."""
         if batch.shape == self._single_shape and batch.dtype == self._dtype:
             return self._single(batch)
-        if batch.dtype != self._dtype or not _fits(batch.shape, self._input.shape):
+        if not fits(batch, self._input):
             raise wrong_input(batch, self._input, where=self._where)
         return self._several(batch)
 
@@ -107,49 +107,58 @@ class OnnxModel:
         raise ModelError("is closed", where=self._where)
 
     def _failed(self, error: Exception) -> ModelError:
-        return ModelError(f"ONNX Runtime failed: {_first_line(error)}", where=self._where)
+        return ModelError(f"ONNX Runtime failed: {first_line(error)}", where=self._where)
 
 
-def _session(  # the library is untyped
-    data: bytes, *, where: str, threads: int, inter_threads: int, provider: str
-) -> Any:  # noqa: ANN401
-    if provider not in onnxruntime.get_available_providers():
-        found = ", ".join(onnxruntime.get_available_providers())
-        raise ModelError(f"no {provider} in this ONNX Runtime", where=where, hint=f"has {found}")
+def _session(data: bytes, asked: BackendOptions, *, threads: int, where: str) -> Any:  # noqa: ANN401  the library is untyped
+    providers = _providers(asked)
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)  # its sessions inherit it
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.inter_op_num_threads = inter_threads
+    options.inter_op_num_threads = 1
     options.add_session_config_entry("session.load_model_format", "ONNX")  # never guess
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting is no work
+    if CPU not in providers:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    for key, value in asked.session_options.items():
+        options.add_session_config_entry(key, value)
     try:
-        return onnxruntime.InferenceSession(data, options, providers=[provider])
+        session = onnxruntime.InferenceSession(
+            data,
+            options,
+            providers=providers,
+            provider_options=[asked.provider_options.get(name, {}) for name in providers],
+        )
     except Exception as error:  # the library's errors share no base
-        raise ModelError(f"ONNX Runtime refuses it: {_first_line(error)}", where=where) from error
+        hint = None if CPU in providers else "fallback = true lets the CPU run the rest"
+        raise ModelError(
+            f"ONNX Runtime refuses it: {first_line(error)}", where=where, hint=hint
+        ) from error
+    left_out = [name for name in asked.providers if name not in session.get_providers()]
+    if left_out and not asked.fallback:
+        raise ModelError(f"ONNX Runtime could not start {left_out[0]}", where=where, hint=_LOOK)
+    for name in left_out:
+        _log.warning("%s: runs without %s, which is not there or could not start", where, name)
+    return session
 
 
-def _check_ends(info: GraphInfo, *, where: str) -> None:
-    if len(info.inputs) != 1 or not info.inputs[0].shape:
-        raise ModelError(f"takes {len(info.inputs)} inputs, not one (B, ...)", where=where)
-    if not info.outputs or len(info.outputs[0].shape) != 2:
-        raise ModelError("its first output is not (B, K)", where=where)
-    if not np.issubdtype(info.outputs[0].dtype, np.floating):
-        raise ModelError(f"its output is {info.outputs[0].dtype}, not floating", where=where)
+def _providers(asked: BackendOptions) -> list[str]:
+    """Return the providers to open with; with a fallback those that are there, and the CPU."""
+    if not asked.providers:
+        return [CPU]
+    there = onnxruntime.get_available_providers()
+    if asked.fallback:
+        return [*(one for one in asked.providers if one in there and one != CPU), CPU]
+    for name in asked.providers:
+        if name not in there:
+            raise ConfigError(
+                "is not in the ONNX Runtime that is installed",
+                where=f"backend provider {name}",
+                hint=f"it has {', '.join(there)}; fallback = true runs without",
+            )
+    return list(asked.providers)
 
 
 def _is_fixed(source: TensorSpec, target: TensorSpec) -> bool:
     """Tell whether all extents but the batch are known, so that buffers can be bound."""
     return None not in source.shape[1:] and target.shape[1] is not None
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Tell whether a batch of at least one row has the shape, free extents aside."""
-    return (
-        len(shape) == len(wanted)
-        and shape[0] > 0
-        and all(want in (None, have) for have, want in zip(shape[1:], wanted[1:], strict=True))
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...models.errors import ModelError
 from ...models.model import Model
+from ...models.prepare import Prepare
 
 
 class Keep(Protocol):
@@ -19,10 +20,14 @@ class Keep(Protocol):
 
 
 class SkipFilter:
-    """Drops a sample where g(x) ≤ ``threshold``; g is the sigmoid of the model's logit."""
+    """Drops a sample where g(x) ≤ ``threshold``; g is the sigmoid of the model's logit.
 
-    def __init__(self, model: Model, *, threshold: float) -> None:
+    ``prepare`` makes of samples what the model takes.
+    """
+
+    def __init__(self, model: Model, *, threshold: float, prepare: Prepare) -> None:
         self._infer = model.infer
+        self._prepare = prepare
         self._logit = _logit(threshold)
 
     def keep(self, batch: NDArray[Any]) -> bool:
@@ -31,7 +36,7 @@ class SkipFilter:
         Raises:
             ModelError: the filter failed, or its output is no number.
         """
-        logit = float(self._infer(batch)[0, 0])
+        logit = float(self._infer(self._prepare(batch))[0, 0])
         if math.isnan(logit):
             raise ModelError("the filter's output is NaN", where="filter")
         return logit > self._logit

@@ -40,17 +40,13 @@ class ServedModel:
 
     def __init__(self, server: Server, *, spec: ModelSpec, where: str) -> None:
         self._server = server
-        self._spec = spec
+        self.spec = spec
+        self.runs_on = f"the server at {where}"
         self._where = where
         self._input, self._output = spec.inputs[0], spec.outputs[0]
         self._fed = self._input.name, datatype_of(self._input.dtype)
         self._wanted: str | None = None
         self._one_by_one = False
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The bundle's inputs and outputs."""
-        return self._spec
 
     def check(self) -> None:
         """See that the model is ready, is the bundle's, and answers.

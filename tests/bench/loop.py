@@ -111,7 +111,7 @@ def lane(x: np.ndarray[Any, Any], model: Model, *, filtered: bool) -> Lane:
         name="bench",
         source=Replay(x),
         input=spec,
-        filters=[SkipFilter(keep, threshold=0.5)] if filtered else [],
+        filters=[SkipFilter(keep, threshold=0.5, prepare=preparer(spec))] if filtered else [],
         model=model,
         prepare=preparer(spec),
         assessor=Assessor(output="logits", head="evidential", classes=CLASSES),

@@ -28,7 +28,7 @@ from onnx import (
 )
 
 from hedge.models.errors import ModelError
-from hedge.models.graph import GraphInfo, check_graph, read_graph
+from hedge.models.onnx_graph import GraphInfo, check_graph, read_graph
 from hedge.models.model import TensorSpec
 
 FLOAT = TensorProto.FLOAT
