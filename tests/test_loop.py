@@ -111,6 +111,8 @@ class ScriptedUplink:
 
     def start(self) -> None: ...
 
+    def note(self, text: str | None) -> None: ...
+
     def check(self) -> None:
         if self.error is not None:
             raise self.error

@@ -248,6 +248,25 @@ def test_the_birth_and_the_will_are_retained_and_name_the_session(
     eventually(lambda: statuses(broker, device)[-1] == "online")
 
 
+def test_the_status_says_what_the_device_is_busy_with_until_it_is_done(
+    start_pump: StartPump, device: Device, eventually: Eventually
+) -> None:
+    broker = ScriptedBroker()
+    pump, _ = start_pump(ScriptedLink(broker), session=41)
+    eventually(lambda: statuses(broker, device) == ["online"])
+    pump.note("building an engine: 40%")
+    pump.note("building an engine: 50%")
+    busy = {"state": "online", "session": 41, "note": "building an engine: 50%"}
+    eventually(lambda: json.loads(broker.retained[device.status]) == busy)
+    broker.up = False
+    broker.drop()
+    eventually(lambda: not pump.connected)
+    pump.note(None)
+    broker.up = True
+    plain = {"state": "online", "session": 41}
+    eventually(lambda: json.loads(broker.retained[device.status]) == plain)
+
+
 def test_a_stale_will_is_contradicted_though_not_in_a_flood(
     start_pump: StartPump, device: Device, eventually: Eventually
 ) -> None:

@@ -28,6 +28,9 @@ class Absent:
     def final(self, ask_id: str) -> None:
         """Do nothing."""
 
+    def note(self, text: str | None) -> None:
+        """Do nothing."""
+
     def counters(self) -> dict[str, int]:
         """Return nothing."""
         return {}

@@ -107,6 +107,9 @@ class Uplink(Protocol):
     def final(self, ask_id: str) -> None:
         """Note that the sinks have the final outcome of what was offered; it is not owed now."""
 
+    def note(self, text: str | None) -> None:
+        """Say with the status what the device is busy with; None: with nothing but its work."""
+
     def counters(self) -> dict[str, int]:
         """Everything counted since the start, by name."""
 

@@ -171,6 +171,11 @@ class Pump:
             counts.update({f"left_{name}": n for name, n in self._meter.left.items()})
         return counts
 
+    def note(self, text: str | None) -> None:
+        """Say with the status what the device is busy with."""
+        self._presence.note(text)
+        self._link.wake()
+
     def check(self) -> None:
         """Raise if the thread has died.
 

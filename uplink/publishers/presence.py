@@ -22,12 +22,14 @@ _PAUSE_S = 1.0  # between two births, so that a quarrel over a status cannot flo
 class Status(Struct, frozen=True, omit_defaults=True):
     """What the status topic says; ``reason`` is why a device is offline.
 
-    It has parted ("closed"), or the connection broke ("lost").
+    It has parted ("closed"), or the connection broke ("lost"). ``note`` is what a device that
+    is online is busy with beside its work.
     """
 
     state: Literal["online", "offline"]
     session: int
     reason: Literal["closed", "lost"] | None = None
+    note: str | None = None
 
 
 class Presence:
@@ -51,6 +53,13 @@ class Presence:
         self._next_s = time.monotonic() + _PAUSE_S
         link.send(self.topic, self._birth, retain=True)
 
+    def note(self, text: str | None) -> None:
+        """Change what the birth says beside the state; any thread may call it."""
+        birth = self._status("online", note=text)
+        if birth != self._birth:
+            self._birth = birth
+            self._owed = True  # last, for whoever sees it sees the birth, too
+
     def heard(self, event: Received) -> None:
         """Note a message on our topic: a live one that is not our birth has to be answered."""
         if not event.retained and event.payload != self._birth:
@@ -71,5 +80,7 @@ class Presence:
         self,
         state: Literal["online", "offline"],
         reason: Literal["closed", "lost"] | None = None,
+        *,
+        note: str | None = None,
     ) -> bytes:
-        return msgspec.json.encode(Status(state, self._session, reason))
+        return msgspec.json.encode(Status(state, self._session, reason, note))
