@@ -17,6 +17,7 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[int, Meta(ge=1)]
 Head = Literal["evidential", "softmax", "none"]
 Output = Literal["logits", "probabilities"]
+State = Literal["kept", "reset"]
 Score = Literal["vacuity", "max_prob", "entropy", "margin", "p_norm"]
 DType = Literal["uint8", "int8", "int16", "float16", "float32"]
 
@@ -52,7 +53,9 @@ class Quantised(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One variant of the small model.
 
-    ``output_name`` is the graph's output that holds the (B, K); None: its first.
+    ``output_name`` is the graph's output that holds the (B, K); None: its first. ``state`` is
+    for graphs that keep one (TFLite's recurrent nets): "kept" from sample to sample, as for the
+    windows of one stream, or "reset" before each, where a sample is nobody's successor.
     """
 
     name: Name
@@ -62,6 +65,7 @@ class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     head: Head = "softmax"
     precision: Literal["float", "int8"] = "float"
     output_name: str | None = None
+    state: State = "kept"
     quantised: Quantised | None = None
 
 

@@ -55,5 +55,8 @@ class Model(Protocol):
             ModelError: the batch has another shape or dtype, or the library failed.
         """
 
+    def reset(self) -> None:
+        """Forget what earlier samples have left behind, where a model keeps something of them."""
+
     def close(self) -> None:
         """Free what the model holds; closing twice is harmless."""

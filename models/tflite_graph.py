@@ -75,6 +75,7 @@ _TABLES: dict[str, _Slots] = {
         1: ("inputs", "[int32]"),
         2: ("outputs", "[int32]"),
         4: ("options", "place"),
+        8: ("intermediates", "[int32]"),
         12: ("options_2", "place"),
     },
     "any": {},
@@ -255,17 +256,39 @@ def _check_data(model: _Table, *, size_bytes: int, where: str) -> None:
 
 
 def _check_subgraph(subgraph: _Table, model: _Table, names: Sequence[str], *, where: str) -> None:
-    tensors = _many(subgraph, "tensors")
-    operators = _many(subgraph, "operators")
-    buffers = len(_many(model, "buffers"))
+    tensors, operators = _many(subgraph, "tensors"), _many(subgraph, "operators")
+    buffers = _many(model, "buffers")
     for tensor in tensors:
-        _check_tensor(tensor, buffers=buffers, where=where)
-    used = [subgraph, *operators]
-    indices = [at for one in used for key in ("inputs", "outputs") for at in _many(one, key)]
+        _check_tensor(tensor, buffers=len(buffers), where=where)
+    kinds = ("inputs", "outputs", "intermediates")
+    indices = [at for one in (subgraph, *operators) for kind in kinds for at in _many(one, kind)]
     if any(not -1 <= at < len(tensors) for at in indices):  # -1 stands for an optional input
         raise ModelError("not a readable TFLite graph: no such tensor", where=where)
     if any(one.get("opcode_index", 0) >= len(names) for one in operators):
         raise ModelError("not a readable TFLite graph: no such operator", where=where)
+    _check_order(subgraph, buffers, where=where)
+
+
+def _check_order(subgraph: _Table, buffers: Sequence[_Table], *, where: str) -> None:
+    """Refuse tensors that are read before anything wrote them: the library does not look."""
+    tensors = _many(subgraph, "tensors")
+    there = {-1, *_many(subgraph, "inputs")}
+    there |= {at for at, tensor in enumerate(tensors) if _is_given(tensor, buffers)}
+    steps = [(_many(one, "inputs"), _many(one, "outputs")) for one in _many(subgraph, "operators")]
+    for fed, made in (*steps, (_many(subgraph, "outputs"), ())):
+        for at in fed:
+            if at not in there:
+                name = tensors[at].get("name", "")
+                raise ModelError(f"tensor {name!r} is used before it is made", where=where)
+        there |= set(made)
+
+
+def _is_given(tensor: _Table, buffers: Sequence[_Table]) -> bool:
+    """Tell whether a tensor has values before the first operator: a constant, or a state."""
+    place = tensor.get("buffer", 0)
+    buffer = buffers[place] if place < len(buffers) else {}
+    has_data = buffer.get("data", 0) > 0 or buffer.get("offset", 0) > 1
+    return has_data or bool(tensor.get("is_variable", 0)) or 0 in _many(tensor, "shape")
 
 
 def _check_tensor(tensor: _Table, *, buffers: int, where: str) -> None:

@@ -26,12 +26,14 @@ def open_model(
     where: str,
     options: BackendOptions | None = None,
     output: str | None = None,
+    keeps_state: bool = True,
 ) -> Model:
     """Open a model file's ``data`` with the library for its ``format``.
 
     ``where`` names the file in messages; ``output`` names the output that holds the
-    (B, K), the first if None. A graph that may not run (see `onnx_graph.check_graph` and
-    `tflite_graph.check_tflite`) is refused here too.
+    (B, K), the first if None. A recurrent net whose file keeps a state from one call to the
+    next starts anew with each sample unless ``keeps_state``. A graph that may not run (see
+    `onnx_graph.check_graph` and `tflite_graph.check_tflite`) is refused here too.
 
     Raises:
         ModelError: no backend for the format, or the library refuses the model.
@@ -55,7 +57,9 @@ def open_model(
         case "tflite":
             from .tflite import TfliteModel  # noqa: PLC0415  so does this
 
-            return TfliteModel(data, where=where, options=options, output=output)
+            return TfliteModel(
+                data, where=where, options=options, output=output, keeps_state=keeps_state
+            )
         case _:
             raise ModelError(f"this build has no backend for {format} models", where=where)
 
@@ -63,11 +67,15 @@ def open_model(
 def open_part(
     bundle: Bundle, part: Edge | Filter | Cloud, *, options: BackendOptions | None = None
 ) -> Model:
-    """Open one of a bundle's models; see `open_model`."""
+    """Open one of a bundle's models; see `open_model`.
+
+    Only an edge model may keep a state: what a worker is asked comes from many devices.
+    """
     return open_model(
         bundle.read(part.file),
         format=part.format,
         where=f"{bundle.path}/{part.file}",
         options=options,
         output=None if isinstance(part, Filter) else part.output_name,
+        keeps_state=isinstance(part, Edge) and part.state == "kept",
     )

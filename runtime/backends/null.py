@@ -57,6 +57,9 @@ class NullModel:
             rows = self._outputs[np.arange(start, start + count) % total]
         return rows
 
+    def reset(self) -> None:
+        """Do nothing: it keeps nothing of a sample."""
+
     def close(self) -> None:
         """Refuse what comes after."""
         self._is_open = False

@@ -62,6 +62,9 @@ class OnnxModel:
             raise wrong_input(batch, self._input, where=self._where)
         return self._several(batch)
 
+    def reset(self) -> None:
+        """Do nothing: it keeps nothing of a sample."""
+
     def close(self) -> None:
         """Free the session and its buffers."""
         self._single = self._several = self._refuse

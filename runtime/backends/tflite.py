@@ -14,6 +14,7 @@ from ...models.errors import ConfigError, MissingExtraError, ModelError
 from ...models.graph import fits, model_spec, wrong_input
 from ...models.model import ModelSpec
 from ...models.quantisation import dequantiser, quantise
+from ...models.tflite_graph import check_tflite
 from .first_line import first_line
 from .options import BackendOptions
 
@@ -31,7 +32,8 @@ class TfliteModel:
     """A TFLite graph with one input (B, ...) and an output (B, K), integers or floats.
 
     A batch axis that the file leaves free is resized when another batch comes; one that is
-    fixed at 1 is run row by row.
+    fixed at 1 is run row by row. So is a graph that keeps a state (a recurrent net) from one
+    row to the next; unless ``keeps_state``, it starts anew with every row.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class TfliteModel:
         where: str,
         options: BackendOptions | None = None,
         output: str | None = None,
+        keeps_state: bool = True,
     ) -> None:
         options = options or BackendOptions()
+        self._remembers = check_tflite(data, where=where).stateful
         self.spec: ModelSpec = model_spec(data, format="tflite", output=output, where=where)
         self._where = where
         self._input, given = self.spec.inputs[0], self.spec.outputs[0]
@@ -55,6 +59,8 @@ class TfliteModel:
         self._real = (
             None if given.quantisation is None else dequantiser(given.quantisation, given.dtype)
         )
+        self._forgets = self._remembers and not keeps_state
+        self._one_by_one = self._remembers or self._input.shape[0] == 1
         self._shape: tuple[int, ...] = ()
         self._resize((1, *(1 if extent is None else extent for extent in self._input.shape[1:])))
         through = "XNNPACK" if options.delegate is None else options.delegate
@@ -68,12 +74,19 @@ class TfliteModel:
             batch = self._stored(batch)
         interpreter = self._interpreter
         try:
+            if self._forgets:
+                interpreter.reset_all_variables()
             interpreter.set_tensor(self._from, batch)
             interpreter.invoke()
             given: _Batch = interpreter.get_tensor(self._to)
         except (RuntimeError, ValueError) as error:
             raise self._failed(error) from error
         return given if self._real is None else self._real(given)
+
+    def reset(self) -> None:
+        """Forget what a recurrent net has kept."""
+        if self._remembers and self._interpreter is not None:
+            self._interpreter.reset_all_variables()
 
     def close(self) -> None:
         """Free the interpreter and its tensors."""
@@ -88,10 +101,9 @@ class TfliteModel:
 
     def _reshaped(self, batch: _Batch) -> _Outputs:
         """Run a batch of another shape than the last."""
-        wanted = self._input.shape
         if not fits(batch, self._input):
             raise wrong_input(batch, self._input, where=self._where)
-        if wanted[0] == 1 and len(batch) > 1:
+        if self._one_by_one and len(batch) > 1:
             rows: _Outputs = np.concatenate([self.infer(row[None]) for row in batch])
             return rows
         self._resize(batch.shape)

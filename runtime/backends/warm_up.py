@@ -10,6 +10,8 @@ from ...models.model import Model
 def warm_up(model: Model, *, rows: int = 1, runs: int = 2) -> None:
     """Run ``model`` on ``rows`` samples of zeros, ``runs`` times; extents that are free are 1.
 
+    It forgets them again.
+
     Raises:
         ModelError: it fails even on zeros.
     """
@@ -18,3 +20,4 @@ def warm_up(model: Model, *, rows: int = 1, runs: int = 2) -> None:
     zeros = np.zeros(shape, wanted.dtype)
     for _ in range(runs):
         model.infer(zeros)
+    model.reset()

@@ -84,6 +84,9 @@ class ServedModel:
             )
         return cast("_Outputs", outputs)
 
+    def reset(self) -> None:
+        """Do nothing: it keeps nothing of a sample."""
+
     def close(self) -> None:
         """Close the connection."""
         self._server.close()

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hedge.models.errors import WireError
+from hedge.models.errors import ModelError, WireError
+from hedge.models.tflite_graph import check_tflite
 from hedge.uplink import codecs, topics, wire
 from hedge.uplink.outbox import frames, stored
 from hedge.uplink.outbox.outbox import Record
 from hedge.uplink.parts import Bounds, Gatherer
 
-from . import messages
+from . import graphs, messages
 from .mutator import Mutator
 
 _CODECS: tuple[codecs.Codec, ...] = ("raw", "zlib", "zstd", "float16", "float16+zlib", "jpeg")
@@ -141,6 +142,15 @@ def _frames(data: bytes) -> None:
     frames.record_of(data, segment=1, number=0)
 
 
+def _tflite(data: bytes) -> None:
+    with contextlib.suppress(ModelError):
+        found = check_tflite(data, where="fuzz.tflite")
+        assert len(found.endings) == len(found.outputs)
+        for one in (*found.inputs, *found.outputs):
+            assert all(extent is None or extent >= 0 for extent in one.shape)
+            assert one.quantisation is None or 0 < one.quantisation.scale < math.inf
+
+
 def _codec_seeds() -> list[bytes]:
     numbers = np.arange(12) % 7
     image = (np.arange(192) % 251).reshape(8, 8, 3)
@@ -254,4 +264,5 @@ def decoders() -> list[Decoder | Gathering]:
         Decoder("topic", _topic, _topic_seeds(), **plain),
         Decoder("record", _record, payloads, **plain),
         Decoder("frames", _frames, _frame_seeds(), **plain),
+        Decoder("tflite", _tflite, graphs.tflite(), **plain),
     ]
