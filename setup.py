@@ -9,7 +9,7 @@ ROOMS = ("models", "telemetry", "uplink", "runtime")
 
 ONNX = ["onnxruntime>=1.20"]
 TFLITE = ["ai-edge-litert>=2.0"]
-QUANTIZE = [*ONNX, *TFLITE, "onnx>=1.17", "ai-edge-quantizer>=0.4", "tomli-w>=1.0"]
+QUANTIZE = [*ONNX, *TFLITE, "onnx>=1.17", "ai-edge-quantizer>=0.10", "tomli-w>=1.0"]
 DEMO = [*ONNX, "amqtt>=0.11.3"]
 OIP = ["grpcio>=1.64", "protobuf>=4.25"]
 ZSTD = ["zstandard>=0.23"]

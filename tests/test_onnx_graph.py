@@ -28,8 +28,8 @@ from onnx import (
 )
 
 from hedge.models.errors import ModelError
-from hedge.models.onnx_graph import GraphInfo, check_graph, read_graph
 from hedge.models.model import TensorSpec
+from hedge.models.onnx_graph import GraphInfo, check_graph, read_graph
 
 FLOAT = TensorProto.FLOAT
 WHERE = "edge.onnx"

@@ -1,0 +1,1 @@
+"""Float variants made int8, and whether their evidence survives it."""
