@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import sys
@@ -41,11 +42,14 @@ def parse_toml(data: bytes, *, where: str, error: type[HedgeError]) -> dict[str,
     return document
 
 
+_type_info = functools.cache(inspect.type_info)  # takes milliseconds, and never changes
+
+
 def to_record(
     document: dict[str, Any], kind: type[Record], *, where: str, error: type[HedgeError]
 ) -> Record:
     """Return ``document`` as a record of ``kind``; unknown keys get the nearest known one."""
-    for path, what, hint in _mistakes(document, inspect.type_info(kind), "$"):
+    for path, what, hint in _mistakes(document, _type_info(kind), "$"):
         key = path if path.isprintable() else ascii(path)
         raise error(what, where=f"{where}: {key}", hint=hint)
     try:

@@ -1,0 +1,1 @@
+"""Board profiles: what a board is, how it is told from others, and what it can measure."""
