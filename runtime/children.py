@@ -14,16 +14,19 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from ..models.errors import HedgeError
 
-_PARENT = "HEDGE_PARENT_PID"
+PARENT = "HEDGE_PARENT_PID"
+"""The environment variable that names the process whose end is to be ours."""
+
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(environ: Mapping[str, str] = os.environ) -> None:
     """Ask Linux to end this process with the parent that started it, if one said so."""
-    parent = environ.get(_PARENT, "")
+    parent = environ.get(PARENT, "")
     if not parent.isdigit() or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -36,21 +39,30 @@ class Child:
 
     It reports as a systemd service does (sd_notify); what it prints goes to
     ``folder``/NAME.log. It runs in ``folder``: paths among ``arguments`` are absolute.
+    ``module`` is run instead of `hedge`'s command line; ``stdin`` is what it may read.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], *, folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        module: str = "hedge",
+        stdin: IO[bytes] | None = None,
+    ) -> None:
         self.name = name
-        self._log = folder / f"{name}.log"
+        self.log = folder / f"{name}.log"
         address = f"@hedge-{secrets.token_hex(8)}"  # abstract: no path can be too long for it
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.bind(f"\0{address[1:]}")
-        environ = {**os.environ, "NOTIFY_SOCKET": address, _PARENT: str(os.getpid())}
+        environ = {**os.environ, "NOTIFY_SOCKET": address, PARENT: str(os.getpid())}
         environ.pop("WATCHDOG_USEC", None)
-        with self._log.open("wb") as log:
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 -- our own command, no shell
-                [sys.executable, "-m", "hedge", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 env=environ,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -77,9 +89,15 @@ class Child:
             f"not ready within {timeout_s:g} s: {self.last_words()}", where=self.name, hint=hint
         )
 
+    def states(self) -> Iterator[str]:
+        """Give what the process has reported since it was last asked, without waiting."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                yield self._socket.recv(4096, socket.MSG_DONTWAIT).decode("utf-8", "replace")
+
     def last_words(self) -> str:
         """Return the last line that the process printed."""
-        lines = self._log.read_text("utf-8", "replace").strip().splitlines()
+        lines = self.log.read_text("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else "it printed nothing"
 
     def close(self) -> None:

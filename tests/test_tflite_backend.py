@@ -91,6 +91,21 @@ def test_a_delegate_that_cannot_be_loaded_is_named(
         )
 
 
+def test_a_delegate_that_others_can_write_is_not_loaded(
+    linear_tflite: Make, tmp_path: Path
+) -> None:
+    library = tmp_path / "libdelegate.so"
+    library.write_bytes(b"not even a library")
+    library.chmod(0o666)
+    with pytest.raises(ConfigError, match=r"libdelegate\.so': is not trusted: .* by others"):
+        open_model(
+            linear_tflite(CLASSES),
+            format="tflite",
+            where="m",
+            options=BackendOptions(delegate=str(library)),
+        )
+
+
 def test_two_inputs_are_one_line(linear_tflite: Make) -> None:
     with pytest.raises(ModelError, match=r"^m: takes 2 inputs \('x', 'x1'\), not one"):
         open_model(linear_tflite(CLASSES, inputs=2), format="tflite", where="m")

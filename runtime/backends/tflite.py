@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from ...models.graph import fits, model_spec, wrong_input
 from ...models.model import ModelSpec
 from ...models.quantisation import dequantiser, quantise
 from ...models.tflite_graph import check_tflite
+from ..trust import why_untrusted
 from .first_line import first_line
 from .options import BackendOptions
 
@@ -180,6 +182,13 @@ def _delegate(module: Any, options: BackendOptions) -> Any:  # noqa: ANN401
     if not path.startswith("/"):
         raise ConfigError("is no absolute path", where=f"delegate {path!r}")
     try:
+        why_not = why_untrusted(Path(path))
+        if why_not is not None:
+            raise ConfigError(
+                f"is not trusted: {why_not}",
+                where=f"delegate {path!r}",
+                hint="a library runs with all our rights: chown root, chmod go-w",
+            )
         ctypes.PyDLL(path)  # theirs, when it fails, prints a traceback of its own
         return module.load_delegate(path, dict(options.delegate_options))
     except (OSError, ValueError, RuntimeError) as error:

@@ -1,0 +1,1 @@
+"""What `hedge check` looks at before a device runs: one file per thing checked."""

@@ -1,0 +1,53 @@
+"""The sources: whether samples are there, and fit the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ...models.dataset import load_dataset
+from ...models.errors import DataError
+from ...models.manifest import Input
+from ..config import FolderSource, ReplaySource, Stream
+from ..sources.folder import Folder, read_sample
+from .finding import Finding, ok
+
+_FEW = 16  # files of a folder that are looked into
+
+
+def check_source(stream: Stream, spec: Input | None, *, base: Path) -> Iterator[Finding]:
+    """Yield whether the stream's source gives what ``spec`` says; None: the bundle is no good.
+
+    Raises:
+        DataError: it does not.
+    """
+    subject = f"stream {stream.name}"
+    match stream.source:
+        case ReplaySource(path=path):
+            data = load_dataset(base / path)
+            if spec is not None:
+                data = data.fitted(spec, where=str(base / path))
+            yield ok("source", subject, f"{len(data.x)} rows of {data.x.shape[1:]} {data.x.dtype}")
+        case FolderSource(path=path):
+            Folder(base / path).close()
+            files = sorted((base / path).glob("*.npy"))
+            for file in islice(files, _FEW):
+                _check_file(file, spec)
+            yield ok("source", subject, f"{len(files)} files, of which {min(_FEW, len(files))} fit")
+
+
+def _check_file(file: Path, spec: Input | None) -> None:
+    sample = read_sample(file)
+    if spec is None:
+        return
+    if sample.shape != spec.shape:
+        raise DataError(
+            f"a sample of shape {sample.shape}; the bundle takes {spec.shape}", where=str(file)
+        )
+    if not np.can_cast(sample.dtype, spec.dtype, "same_kind"):
+        raise DataError(
+            f"a sample of dtype {sample.dtype}; the bundle takes {spec.dtype}", where=str(file)
+        )

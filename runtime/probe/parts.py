@@ -1,0 +1,35 @@
+"""A bundle's models, tried as the daemon will run them."""
+
+from __future__ import annotations
+
+from ...models.bundle import Bundle
+from ...models.manifest import Cloud, Edge, Filter
+from ...models.prepare import fed_dtype
+from ..backends.options import BackendOptions
+from .messages import Probed
+from .probe import Fed, probe_model
+
+Part = Edge | Filter | Cloud
+
+
+def probe_part(bundle: Bundle, part: Part, *, options: BackendOptions | None = None) -> Probed:
+    """Try one of a bundle's models in a process of its own; see `probe_model`.
+
+    Raises:
+        ModelError, ConfigError, BundleError: it does not run, and why.
+    """
+    return probe_model(
+        bundle.read(part.file),
+        format=part.format,
+        where=f"{bundle.path}/{part.file}",
+        options=options,
+        output=None if isinstance(part, Filter) else part.output_name,
+        sample=_sample(bundle, part),
+    )
+
+
+def _sample(bundle: Bundle, part: Part) -> Fed | None:
+    """Return what the model is fed; None: not samples, but another model's features."""
+    if isinstance(part, Filter) and part.attach != "input":
+        return None
+    return Fed(bundle.input.shape, fed_dtype(bundle.input).name)
