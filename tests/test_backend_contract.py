@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,29 +24,34 @@ Make = Callable[..., bytes]
 CLASSES = 5
 BACKENDS = (
     *("null", "onnx", "onnx, one by one", "onnx, free width", "onnx, 2 threads"),
-    *(
-        "tflite",
-        "tflite, one by one",
-        "tflite, 2 threads",
-        "tflite int8",
-        "tflite int8, one by one",
-    ),
+    *("tflite", "tflite, one by one", "tflite, 2 threads"),
+    *("tflite int8", "tflite int8, one by one"),
+    *("tensorrt fp32, fake", "tensorrt fp16, fake", "tensorrt int8, fake"),
+    *("tensorrt fp32, real", "tensorrt fp16, real", "tensorrt int8, real"),
 )
+on_gpu = runpy.run_path(str(Path(__file__).with_name("gpu_machine.py")))["machine"]
 
 
 @pytest.fixture(params=BACKENDS)
-def model(request: pytest.FixtureRequest) -> Iterator[Model]:
+def model(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Model]:
     """Give each backend's model (B, 4) -> (B, 5)."""
     backend, _, how = request.param.partition(", ")
+    if backend.startswith("tensorrt"):
+        data = _file(request, "onnx", fixed=False, int8=False)
+        with on_gpu(how, tmp_path, monkeypatch) as machine:
+            yield machine.model(data, precision=backend.split()[1])
+        return
     if backend == "null":
-        made: Model = NullModel(np.ones((3, CLASSES), np.float32), shape=(4,), where="edge")
+        made: Model = NullModel(np.ones((3, CLASSES), np.float32), shape=(4,), where="edge.onnx")
     else:
         format_, _, precision = backend.partition(" ")
         data = _file(request, format_, fixed=how == "one by one", int8=precision == "int8")
         if how == "free width":
             data = _free_width(data)
         options = BackendOptions(threads=2 if how == "2 threads" else None)
-        made = open_model(data, format=format_, where="edge", options=options)
+        made = open_model(data, format=format_, where="edge.onnx", options=options)
     with closing(made) as model:
         yield model
 
@@ -150,7 +157,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_both_shapes(
 ) -> None:
     with pytest.raises(ModelError) as caught:
         model.infer(batch)
-    assert str(caught.value).startswith(f"edge: given {batch.dtype} {batch.shape}, but 'x'")
+    assert str(caught.value).startswith(f"edge.onnx: given {batch.dtype} {batch.shape}, but 'x'")
     assert model.infer(samples(1)).shape == (1, CLASSES)  # and it goes on
 
 
@@ -158,7 +165,7 @@ def test_closing_twice_is_harmless_and_then_nothing_is_run(model: Model) -> None
     model.close()
     model.close()
     for rows in (1, 2):
-        with pytest.raises(ModelError, match=r"^edge: is closed"):
+        with pytest.raises(ModelError, match=r"^edge\.onnx: is closed"):
             model.infer(samples(rows))
 
 
@@ -170,7 +177,7 @@ def test_each_format_is_run_by_its_library_and_another_is_refused(linear_onnx: M
         open_model(
             linear_onnx(CLASSES),
             format="onnx",
-            where="edge",
+            where="edge.onnx",
             options=BackendOptions(use="tflite"),
         )
 
@@ -199,4 +206,4 @@ def test_a_missing_library_says_what_to_install(
     monkeypatch.setattr("hedge.runtime.backends.tflite.find_spec", without)
     assert not is_installed(format_)
     with pytest.raises(MissingExtraError, match=rf"pip install 'hedge-runtime\[{extra}\]'"):
-        open_model(data, format=format_, where="edge")
+        open_model(data, format=format_, where="edge.onnx")

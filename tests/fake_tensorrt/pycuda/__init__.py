@@ -1,0 +1,1 @@
+"""The fake of pycuda; see fake_gpu."""
