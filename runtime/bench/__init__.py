@@ -1,0 +1,1 @@
+"""What the variants of a bundle cost on this board, and how right they are."""

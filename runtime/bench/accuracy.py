@@ -1,0 +1,91 @@
+"""How right a variant is, and how much of it the bundle's gate would escalate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from msgspec import Struct
+
+from ...models.bundle import Bundle
+from ...models.dataset import Dataset, is_seen, load_dataset, read_seen
+from ...models.errors import DataError
+from ...models.evidence import Array
+from ...models.manifest import Edge
+from ...models.measures import Flags, accuracy, hits
+from ...models.opinion import Assessor
+from ..policy import Policy
+from .rounds import Contender
+
+_BATCH = 256
+
+
+class Accuracy(Struct, frozen=True, kw_only=True):
+    """Of ``rows`` rows, none filtered: a share is None where there is nothing to take it of.
+
+    ``accepted_accuracy`` is that of the rows that the bundle's calibration accepts at the
+    edge, ``escalated_share`` the share of the others.
+    """
+
+    rows: int
+    accuracy: float | None
+    accepted_accuracy: float | None
+    escalated_share: float | None
+
+
+def unseen_rows(path: Path, bundle: Bundle) -> tuple[Dataset, int]:
+    """Return the rows of an npz that training and calibration did not see, and how many they saw.
+
+    Raises:
+        DataError: it does not fit the bundle, or they saw all of it.
+    """
+    data = load_dataset(path).fitted(bundle.input, labels=bundle.labels, where=str(path))
+    training = bundle.manifest.training
+    if training is None:
+        return data, 0
+    seen = is_seen(data.x, read_seen(bundle.read(training.seen), where=training.seen))
+    if seen.all():
+        what = f"training or calibration saw all {len(seen)} rows"
+        raise DataError(what, where=str(path), hint="give rows that are new")
+    return data.rows(~seen), int(seen.sum())
+
+
+def measure_accuracy(
+    contender: Contender, data: Dataset, *, bundle: Bundle, edge: Edge
+) -> Accuracy:
+    """Run a variant over all rows and judge it.
+
+    Raises:
+        ModelError: it failed, or gives what the bundle's score has no use for.
+    """
+    outputs = _outputs(contender, data)
+    calibration = bundle.manifest.calibration
+    assessor = Assessor.of(
+        edge, classes=len(bundle.labels), score=None if calibration is None else calibration.score
+    )
+    right = None if data.y is None else hits(assessor.assess_batch(outputs).probs, data.y)
+    accepted = None
+    if calibration is not None:
+        accepted = _accepted(outputs, assessor, Policy.of(calibration))
+    return Accuracy(
+        rows=len(data.x),
+        accuracy=None if right is None else accuracy(right),
+        accepted_accuracy=(
+            None
+            if right is None or accepted is None or not accepted.any()
+            else accuracy(right[accepted])
+        ),
+        escalated_share=None if accepted is None else float(1.0 - accepted.mean()),
+    )
+
+
+def _outputs(contender: Contender, data: Dataset) -> Array:
+    prepare, infer = contender
+    places = range(0, len(data.x), _BATCH)
+    return np.concatenate([infer(prepare(data.x[at : at + _BATCH])) for at in places])
+
+
+def _accepted(outputs: Array, assessor: Assessor, policy: Policy) -> Flags:
+    """Return (n,) whether the policy accepts each row, decided as the device decides."""
+    decided = [policy.decide(assessor.assess(row), deepen=assessor.deepen)[0] for row in outputs]
+    return np.array([one.action == "accept" for one in decided])
