@@ -7,7 +7,7 @@ SOURCES := $(shell find __init__.py __main__.py py.typed models telemetry uplink
 	board_configs -type f -not -path '*/__pycache__/*')
 
 .NOTPARALLEL:
-.PHONY: run test check modelserver bench faults fuzz soak format clean
+.PHONY: run test check modelserver bench faults fuzz soak test-arm64 format clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.demo $(VENV)/.installed
@@ -25,6 +25,7 @@ check: $(VENV)/.dev $(VENV)/.installed
 
 bench: $(VENV)/.dev $(VENV)/.installed
 	$(BIN)/python tests/bench/loop.py --keep
+	$(BIN)/python tests/bench/backends.py --keep
 	sh tests/install_brokers.sh
 	$(BIN)/python tests/bench/uplink.py --keep
 

@@ -54,8 +54,8 @@ class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One variant of the small model.
 
     ``output_name`` is the graph's output that holds the (B, K); None: its first. ``state`` is
-    for graphs that keep one (TFLite's recurrent nets): "kept" from sample to sample, as for the
-    windows of one stream, or "reset" before each, where a sample is nobody's successor.
+    for graphs that keep one (TFLite's recurrent nets): "kept" (None, too) from sample to sample,
+    as for the windows of one stream, or "reset" before each, where none follows another.
     """
 
     name: Name
@@ -65,7 +65,7 @@ class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     head: Head = "softmax"
     precision: Literal["float", "int8"] = "float"
     output_name: str | None = None
-    state: State = "kept"
+    state: State | None = None
     quantised: Quantised | None = None
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 
 from . import (
+    bench_command,
+    boards_command,
     broker_command,
     bundle_command,
+    check_command,
     demo,
     outbox_command,
+    quantize_command,
     run_command,
     train_command,
     version,
@@ -16,8 +20,8 @@ from . import (
 )
 
 _COMMANDS = (
-    *(run_command, worker_command, demo, outbox_command, bundle_command, train_command),
-    broker_command,
+    *(run_command, check_command, worker_command, demo, outbox_command, bundle_command),
+    *(train_command, quantize_command, bench_command, boards_command, broker_command),
 )
 
 

@@ -33,11 +33,15 @@ OUTBOX = "outbox"
 
 
 class Device(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which device this is, and where it keeps its state."""
+    """Which device this is, and where it keeps its state.
+
+    ``board`` names its profile (`hedge boards`), or a file that holds one; None: it is detected.
+    """
 
     name: Name
     site: Name = "default"
     state_dir: Text = "/var/lib/hedge"
+    board: Text | None = None
 
 
 class ReplaySource(

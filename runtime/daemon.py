@@ -11,15 +11,15 @@ from pathlib import Path
 import psutil
 
 from ..models.bundle import Bundle, load_bundle
+from ..models.choice import chosen
 from ..models.dataset import load_dataset
 from ..models.errors import BundleError, ConfigError
-from ..models.manifest import Edge, Filter, Input, Manifest
-from ..models.model import Model
+from ..models.manifest import Edge, Input
 from ..models.opinion import Assessor
-from ..models.prepare import Prepare, preparer
+from ..telemetry.boards.detect import Detected, detect
+from ..telemetry.boards.profile import find_profile
 from ..telemetry.clock import boottime_ns
 from ..telemetry.ledger import Ledger
-from .backends import open_part
 from .config import (
     Config,
     FolderSource,
@@ -29,6 +29,7 @@ from .config import (
     Stream,
     TerminalSink,
 )
+from .device_models import DeviceModels
 from .feed import Feed
 from .filters.skip import SkipFilter
 from .lane import Lane
@@ -68,14 +69,24 @@ def serve(config: Config, *, base: Path, report: Path | None = None) -> RunRepor
         stack.callback(notifier.close)
         bell = threading.Event()
         bundles = _bundles(config, base=base)
+        board = _board(config, base=base)
+        models = DeviceModels(
+            board,
+            state=base / config.device.state_dir,
+            base=base,
+            stack=stack,
+            systemd=notifier.send,
+        )
         lanes = [
-            _lane(stream, bundles[stream.name], base=base, stack=stack) for stream in config.stream
+            _lane(stream, bundles[stream.name], base=base, board=board, models=models, stack=stack)
+            for stream in config.stream
         ]
         sinks = _sinks(config, bundles, base=base, stack=stack)
         session = next_session(base / config.device.state_dir)
         out = way_out(config, bundles, base=base, session=session, bell=bell)
         uplink = out.uplink
-        feeds: list[Feed] = [notifier]
+        feeds: list[Feed] = [notifier, models]
+        models.tell(uplink.note)
         loop = Loop(
             lanes,
             ids=(f"{session}-{number}" for number in itertools.count()),
@@ -100,7 +111,7 @@ def serve(config: Config, *, base: Path, report: Path | None = None) -> RunRepor
         loop.resume(uplink.owed())
         uplink.start()
         stack.callback(uplink.close, timeout_s=_GOODBYE_S)
-        notifier.send("READY=1")
+        notifier.send("READY=1\nSTATUS=serving")
         begun_ns = boottime_ns()
         loop.run()
         notifier.send("STOPPING=1")
@@ -131,24 +142,33 @@ def _bundles(config: Config, *, base: Path) -> dict[str, Bundle]:
     return bundles
 
 
-def _lane(stream: Stream, bundle: Bundle, *, base: Path, stack: contextlib.ExitStack) -> Lane:
+def _board(config: Config, *, base: Path) -> Detected:
+    """Find out what this device is, or believe the configuration."""
+    named = config.device.board
+    return detect(board=None if named is None else find_profile(named, base=base))
+
+
+def _lane(
+    stream: Stream,
+    bundle: Bundle,
+    *,
+    base: Path,
+    board: Detected,
+    models: DeviceModels,
+    stack: contextlib.ExitStack,
+) -> Lane:
     manifest = bundle.manifest
-    edge = _variant(stream, manifest)
+    edge = variant(stream, bundle, board=board)
     if manifest.calibration is None:
         raise BundleError("has no [calibration], so nothing says when to ask", where=stream.bundle)
-
-    def opened(part: Edge | Filter) -> tuple[Model, Prepare]:
-        model = open_part(bundle, part, options=stream.backend)
-        stack.callback(model.close)
-        return model, preparer(manifest.input, model.spec.inputs[0])
 
     source = _source(stream, manifest.input, base=base)
     stack.callback(source.close)
     filters = []
     for one in manifest.filter if stream.filter else ():
-        model, prepare = opened(one)
+        model, prepare = models.open(bundle, one, stream.backend)
         filters.append(SkipFilter(model, threshold=one.threshold, prepare=prepare))
-    model, prepare = opened(edge)
+    model, prepare = models.open(bundle, edge, stream.backend)
     return Lane(
         name=stream.name,
         source=source,
@@ -167,15 +187,24 @@ def _lane(stream: Stream, bundle: Bundle, *, base: Path, stack: contextlib.ExitS
     )
 
 
-def _variant(stream: Stream, manifest: Manifest) -> Edge:
-    if not manifest.edge:
-        raise BundleError("has no edge model", where=stream.bundle)
+def variant(stream: Stream, bundle: Bundle, *, board: Detected) -> Edge:
+    """Return the variant that the configuration names, else the bundle's choice for the board.
+
+    Raises:
+        BundleError: it has no edge model.
+        ConfigError: it has no such variant.
+    """
+    edges = bundle.manifest.edge
     if stream.variant is None:
-        return manifest.edge[0]
-    for edge in manifest.edge:
+        return chosen(
+            bundle.manifest,
+            board=board.hardware,
+            power_mode=None if board.power_mode is None else board.power_mode.name,
+        )
+    for edge in edges:
         if edge.name == stream.variant:
             return edge
-    names = ", ".join(edge.name for edge in manifest.edge)
+    names = ", ".join(edge.name for edge in edges)
     raise ConfigError(
         f"the bundle has no variant {stream.variant!r}",
         where=f"stream {stream.name}: variant",

@@ -97,7 +97,7 @@ def test_verify_finds_a_graph_that_lies_about_its_output(
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "K"
     path = with_edge(tmp_path / "b", manifest, bundle_files, model.SerializeToString())
     with pytest.raises(
-        ModelError, match=r"b/edge\.onnx: gives \(2, 5\) for 2 samples, not \(2, 3\)"
+        ModelError, match=r"b/edge\.onnx: gives \(1, 5\) for one sample, not \(1, 3\)"
     ):
         verify(path)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import runpy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from hedge.models.manifest import Edge, Input, Manifest
 from hedge.runtime.config import load_config
 from hedge.runtime.daemon import serve
 
+on_gpu = runpy.run_path(str(Path(__file__).with_name("gpu_machine.py")))["machine"]
 _ROWS = np.array([[200, 10, 90, 255], [0, 250, 3, 17], [128, 129, 1, 60]], np.uint8)
 
 
@@ -49,13 +52,17 @@ def scaled(
     return write_bundle(tmp_path / "scaled", changed, files).path
 
 
-def run(folder: Path, bundle: Path, more: str = "") -> list[dict[str, Any]]:
-    """Serve `_ROWS` through a bundle and return the outcomes."""
-    np.savez(folder / "rows.npz", X=_ROWS, y=np.zeros(len(_ROWS), np.int64))
+def run(
+    folder: Path, bundle: Path, more: str = "", *, times: int = 1, rate: str = "1e6"
+) -> list[dict[str, Any]]:
+    """Serve `_ROWS` through a bundle, several times, and return the outcomes."""
+    rows = np.concatenate([_ROWS] * times)
+    np.savez(folder / "rows.npz", X=rows, y=np.zeros(len(rows), np.int64))
+    (folder / "out.jsonl").unlink(missing_ok=True)
     (folder / "device.toml").write_text(
         f'[device]\nname = "d"\nstate_dir = "state"\n[[sink]]\nkind = "jsonl"\npath = "out.jsonl"\n'
         f'[[stream]]\nname = "s"\nbundle = "{bundle}"\n{more}\n'
-        f'source = {{ kind = "replay", path = "rows.npz" }}\n'
+        f'source = {{ kind = "replay", path = "rows.npz", rate_hz = {rate} }}\n'
     )
     serve(load_config(folder / "device.toml", environ={}), base=folder)
     return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
@@ -91,3 +98,25 @@ def test_an_unknown_option_of_the_backend_is_refused_by_its_key(
 ) -> None:
     with pytest.raises(ConfigError, match=r"\$\.stream\[0\]\.backend\.delegat: unknown key"):
         run(tmp_path, scaled, 'backend = { delegat = "/x.so" }')
+
+
+def test_onnx_runtime_serves_until_the_engine_is_built_and_the_next_start_finds_it(
+    tmp_path: Path,
+    scaled: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    how = 'variant = "onnx"\nfilter = false\nbackend = { use = "tensorrt", precision = "fp32" }'
+    plain = run(tmp_path, scaled, 'variant = "onnx"\nfilter = false')
+    with on_gpu("fake", tmp_path, monkeypatch):
+        first = run(tmp_path, scaled, how, times=60, rate="20.0")
+        assert "served by its engine from now on" in caplog.text
+        caplog.clear()
+        second = run(tmp_path, scaled, how)
+        assert "building" not in caplog.text
+    assert len(first) == 180
+    for found, wanted in zip((*first[:3], *first[-3:], *second), plain * 3, strict=True):
+        np.testing.assert_allclose(found["probs"], wanted["probs"], rtol=1e-4)
+    (engine,) = (tmp_path / "state" / "engines").glob("*.engine")
+    assert engine.stat().st_mode & 0o777 == 0o600

@@ -77,5 +77,5 @@ def open_part(
         where=f"{bundle.path}/{part.file}",
         options=options,
         output=None if isinstance(part, Filter) else part.output_name,
-        keeps_state=isinstance(part, Edge) and part.state == "kept",
+        keeps_state=isinstance(part, Edge) and part.state != "reset",
     )
