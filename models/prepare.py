@@ -45,7 +45,7 @@ def preparer(spec: Input, takes: TensorSpec | None = None) -> Prepare:
     table = looked_up(lambda every: quantise(prepare(every), quantisation, stored), sample)
     if sample == stored and np.array_equal(table, np.arange(256, dtype=np.uint8).view(stored)):
         return _as_it_is
-    return lambda batch: table.take(batch.view(np.uint8))
+    return table.take
 
 
 def _as_it_is(batch: NDArray[Any]) -> NDArray[Any]:

@@ -120,7 +120,7 @@ def _plan(bundle: Bundle, options: argparse.Namespace, *, state: Path) -> Plan:
         edges=_edges(bundle, options.variant),
         threads=tuple(dict.fromkeys(options.threads or [backend.threads or board.threads])),
         board=board,
-        board_name=board.profile.name,
+        board_name=board.hardware or board.profile.name,
         power_mode=options.power_mode or mode,
         options=backend,
         state=state,

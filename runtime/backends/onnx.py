@@ -14,6 +14,7 @@ from ...models.errors import ConfigError, ModelError
 from ...models.graph import fits, model_spec, wrong_input
 from ...models.model import ModelSpec, TensorSpec
 from .first_line import first_line
+from .give_back import give_back
 from .options import CPU, BackendOptions
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class OnnxModel:
         """Free the session and its buffers."""
         self._single = self._several = self._refuse
         self._session = None
+        give_back()
 
     def _bound(self) -> Callable[[_Batch], _Outputs]:
         """Return the way of one sample, through buffers of its own."""

@@ -18,6 +18,7 @@ from ...models.quantisation import dequantiser, quantise
 from ...models.tflite_graph import check_tflite
 from ..trust import why_untrusted
 from .first_line import first_line
+from .give_back import give_back
 from .options import BackendOptions
 
 _LIBRARIES = ("ai_edge_litert", "tflite_runtime")
@@ -95,6 +96,7 @@ class TfliteModel:
         self._interpreter = None
         self._shape = ()
         self._reshaped = self._refuse  # type: ignore[method-assign]
+        give_back()
 
     def _stored(self, batch: _Batch) -> _Batch:
         if self._quantised is None or batch.dtype != np.float32:
@@ -144,16 +146,8 @@ def _interpreters(*, where: str) -> tuple[str, Any]:
             where=where,
             hint="pip install 'hedge-runtime[tflite]'; tflite-runtime needs numpy < 2",
         ) from error
-    return f"{name} {_version(name)}", module
-
-
-def _version(name: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
-
-    try:
-        return version(name.replace("_", "-"))
-    except PackageNotFoundError:
-        return "of no version"
+    version = getattr(importlib.import_module(name), "__version__", "of no version")
+    return f"{name} {version}", module
 
 
 def _interpreter(

@@ -320,7 +320,23 @@ def swaps(subject: Subject) -> dict[str, Any]:
             at.close()
             at.callback(fresh.close)
             sizes.append(_rss() / 1e6)
-    counted = np.array(sizes[SETTLING:])
+    return _grown(sizes)
+
+
+def bare_swaps(subject: Subject) -> dict[str, Any]:
+    """Return the same of the library alone, whose allocator is not ours."""
+    with contextlib.closing(opened(subject)) as model:
+        batch = samples(model)[0]
+    sizes = []
+    for _ in range(SETTLING + SWAPS):
+        call = bare(subject)
+        call(batch)
+        sizes.append(_rss() / 1e6)
+    return _grown(sizes)
+
+
+def _grown(sizes_mb: Sequence[float]) -> dict[str, Any]:
+    counted = np.array(sizes_mb[SETTLING:])
     grown_mb = float(np.median(counted[-TENTH:]) - np.median(counted[:TENTH]))
     slope_kb = float(np.polyfit(range(SWAPS), counted, 1)[0]) * 1e3
     return {
@@ -379,7 +395,13 @@ def measure(only: Sequence[str], *, seconds: float, calls: int) -> dict[str, Any
     if "opening" in only:
         found["opening"] = {one.name: opening(one) for one in models}
     if "swaps" in only:
-        found["swaps"] = {one.name: child("swaps", one, calls) for one in (*small, *large)}
+        found["swaps"] = {
+            one.name: {
+                "ours": child("swaps", one, calls),
+                "bare": child("bare-swaps", one, calls),
+            }
+            for one in (*small, *large)
+        }
     return found
 
 
@@ -396,7 +418,8 @@ def main() -> None:
     if options.role is not None:
         work, name = options.role
         subject = next(one for one in subjects() if one.name == name)
-        found = swaps(subject) if work == "swaps" else growth(subject, options.calls)
+        works = {"swaps": swaps, "bare-swaps": bare_swaps}
+        found = works[work](subject) if work in works else growth(subject, options.calls)
     else:
         found = measure(options.only.split(","), seconds=options.seconds, calls=options.calls)
     print(json.dumps(found, indent=1))  # noqa: T201 -- what the command is for
