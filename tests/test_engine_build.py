@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +204,38 @@ def test_an_engine_that_does_not_fit_into_memory_is_kept_for_better_times(
     assert len(list((tmp_path / "cache").glob("*.engine"))) == 1
 
 
+def test_the_folder_may_be_deleted_at_any_time(
+    fake: Machine,
+    opened: Callable[..., Served],
+    linear_onnx: Linear,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fake.script(build="fails", step_s=0.05)
+    served = opened(fake, linear_onnx(CLASSES))
+    shutil.rmtree(tmp_path / "cache")
+    assert serve(served).counts == {"failed": 1}
+    _said_once(caplog, "its log is gone")
+    fake.script(build="works")
+    again = opened(fake, linear_onnx(CLASSES))
+    assert serve(again).counts == {"built": 1}
+
+
+def test_a_bug_in_opening_the_engine_leaves_onnx_runtime_serving(
+    fake: Machine,
+    opened: Callable[..., Served],
+    linear_onnx: Linear,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    served = opened(fake, linear_onnx(CLASSES))
+    engine = import_module("tensorrt").ICudaEngine
+    monkeypatch.setattr(engine, "get_tensor_profile_shape", lambda *_: 1 / 0)
+    assert serve(served).counts == {"failed": 1}
+    assert served.model.infer(samples(2)).shape == (2, CLASSES)
+    _said_once(caplog, "division by zero")
+
+
 def test_a_process_that_cannot_be_started_is_a_build_that_failed(
     fake: Machine, linear_onnx: Linear, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -328,6 +362,10 @@ def test_a_build_that_waits_for_another_one_says_so_and_its_time_does_not_run(
             assert served.build.feed(boottime_ns()) is not None
             assert boottime_ns() - now_ns < 60e9
             time.sleep(0.02)
+        hours = 3_600_000_000_000
+        for later in range(2, 5):  # hours of waiting, with a limit of one
+            assert served.build.feed(boottime_ns() + later * hours) is not None
+        served.build._due_ns, served.build._since_ns = 0, boottime_ns()  # back in our own time
     assert serve(served).counts == {"built": 1}
 
 
@@ -424,8 +462,8 @@ def test_int8_is_calibrated_with_the_rows_as_the_graph_takes_them(
     fake: Machine, opened: Callable[..., Served], linear_onnx: Linear, tmp_path: Path
 ) -> None:
     data = linear_onnx(CLASSES)
-    rows = np.linspace(-50, 50, 4000).reshape(1000, 4)
-    np.savez(tmp_path / "rows.npz", X=rows.astype(np.uint8))
+    rows = np.repeat(np.arange(250, dtype=np.uint8), 16).reshape(1000, 4)
+    np.savez(tmp_path / "rows.npz", X=rows)
     asked = {"precision": "int8", "calibration": str(tmp_path / "rows.npz")}
 
     def halved(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -442,7 +480,7 @@ def test_int8_is_calibrated_with_the_rows_as_the_graph_takes_them(
         about: dict[str, Any] = engine._engine._about
         return about
 
-    largest = 0.5 * float(rows.astype(np.uint8).max())
+    largest = 0.5 * 249  # the last row's
     assert known(1.0)["ranges"]["input"] == pytest.approx(largest, rel=0.02)
     assert known(np.float32(0.25))["ranges"]["input"] == pytest.approx(largest / 4, rel=0.02)
     assert len(list((tmp_path / "cache").glob("*.engine"))) == 2  # each rows have their own
@@ -457,14 +495,19 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]  # the library is unty
         return None if row is None else {"x": row[None]}
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_graph_with_scales_of_its_own_needs_no_rows(
-    machine: Machine, opened: Callable[..., Served], linear_onnx: Linear, tmp_path: Path
+    machine: Machine,
+    opened: Callable[..., Served],
+    linear_onnx: Linear,
+    tmp_path: Path,
+    precision: str,
 ) -> None:
     (tmp_path / "float.onnx").write_bytes(linear_onnx(CLASSES))
     quantize_static(tmp_path / "float.onnx", tmp_path / "qdq.onnx", _Rows())
     graph = onnx.load(tmp_path / "qdq.onnx")
     del graph.opset_import[1:]
-    served = opened(machine, graph.SerializeToString(), options={"precision": "int8"})
+    served = opened(machine, graph.SerializeToString(), options={"precision": precision})
     before = served.model.infer(samples(3))
     assert serve(served).counts == {"built": 1}
     np.testing.assert_allclose(

@@ -181,6 +181,15 @@ def test_the_longest_unused_go_where_there_is_no_room(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 8000
 
 
+def test_the_newest_stays_though_the_clock_has_been_set_back(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path, max_bytes=5500)
+    for number in range(2):
+        cache.store(other(number), PLAN)
+        os.utime(cache.path(other(number)), (1 << 33, 1 << 33))
+    cache.store(other(2), PLAN)
+    assert cache.load(other(2)) == PLAN
+
+
 def test_an_engine_larger_than_the_cache_is_refused_with_both_sizes(cache: EngineCache) -> None:
     with pytest.raises(ModelError, match=r"^\S+\.engine: 100\d{3} bytes, and all .* have 100000"):
         cache.store(KEY, bytes(100_000))

@@ -403,6 +403,8 @@ def test_a_lost_engine_is_replaced_by_the_spare_and_counted(
             rows = samples(1, seed=seed)
             np.testing.assert_allclose(model.infer(rows), truth(data, rows), rtol=1e-5)
         assert model.runs_on.startswith("onnxruntime")
+        with pytest.raises(ModelError, match="is closed"):
+            engine.infer(samples(1))
     assert counts == {"fell_back": 1}
     assert sum("without its engine" in line for line in caplog.messages) == 1
 

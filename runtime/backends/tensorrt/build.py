@@ -28,6 +28,7 @@ from .calibration import Rows, calibrator
 from .engine_cache import EngineCache, EngineKey, TimingKey
 from .library import Library, current, listener, load, said
 
+WAITING = "waiting for another build"
 _NICE = 10
 _FIRST_VICTIM = "1000"
 _EVERY_S = 0.2
@@ -93,7 +94,7 @@ def build(request: BuildRequest, *, report: Report) -> None:
     if hashlib.sha256(request.model).hexdigest() != request.key.model_sha256:
         raise ModelError("is not the model that was asked for", where=request.where)
     cache = EngineCache(Path(request.cache), max_bytes=request.cache_max_bytes)
-    with cache.building(waits=lambda: report(0.0, "waiting for another build")):
+    with cache.building(waits=lambda: report(0.0, WAITING)):
         if cache.load(request.key) is None:
             report(0.0, "reading the model")
             plan = _plan(request, library, cache, report=report)

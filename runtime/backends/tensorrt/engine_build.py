@@ -14,7 +14,8 @@ import msgspec
 from ....models.errors import HedgeError
 from ....telemetry.clock import Clock, boottime_ns
 from ...children import Child, ending
-from .build import BuildRequest
+from ..first_line import first_line
+from .build import WAITING, BuildRequest
 from .engine import TensorRtModel
 
 _log = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ _EVERY_NS = 250_000_000
 _LOGGED_EVERY_NS = 10_000_000_000
 _TOLD_EVERY_NS = 1_000_000_000
 _MODULE = "hedge.runtime.backends.tensorrt.build"
-_WAITING = "waiting"
 
 
 class BuildProgress(NamedTuple):
@@ -68,7 +68,7 @@ class EngineBuild:
         self._opened, self._ready = opened, ready
         self._progress = progress
         self._limit_ns = int(limit_s * 1e9)
-        self._began_ns = self._phase_ns = clock()
+        self._began_ns = self._since_ns = clock()
         self._due_ns = self._logged_ns = self._told_ns = 0
         self._done, self._what = 0.0, "starting"
         self.counts: Counter[str] = Counter()
@@ -103,33 +103,35 @@ class EngineBuild:
     def _look(self, child: Child, now_ns: int) -> None:
         code = child.process.poll()  # before its words are read, so that none come after
         for state in child.states():
-            self._hear(state, now_ns)
+            self._hear(state)
+        if self._what == WAITING:
+            self._since_ns = now_ns  # which is not this build's time
         if code is not None:
             self._finish(child, code, now_ns)
-        elif now_ns - self._phase_ns > self._limit_ns:
+        elif now_ns - self._since_ns > self._limit_ns:
             self._fail(child, f"not ready within {self._limit_ns / 1e9:g} s, at {self._what}")
         else:
             self._tell(now_ns)
 
-    def _hear(self, state: str, now_ns: int) -> None:
+    def _hear(self, state: str) -> None:
         fields = dict(line.split("=", 1) for line in state.splitlines() if "=" in line)
-        what = fields.get("STATUS", self._what)
-        if self._what.startswith(_WAITING) and not what.startswith(_WAITING):
-            self._phase_ns = now_ns  # the wait for another build is not this one's time
-        self._what = what
+        self._what = fields.get("STATUS", self._what)
         done = fields.get("X_HEDGE_DONE", "")
         if done.replace(".", "", 1).isdigit():
             self._done = min(0.999, max(self._done, float(done)))
 
     def _finish(self, child: Child, code: int, now_ns: int) -> None:
         if code != 0:
-            self._fail(child, f"{ending(code)}: {child.last_words()}")
+            self._fail(child, f"{ending(code)}: {_last_words(child)}")
             return
         try:
-            model = self._opened()
-            self._ready(model)
+            self._ready(self._opened())
         except HedgeError as error:
             self._fail(child, str(error))
+            return
+        except Exception as error:  # noqa: BLE001 -- what serves must not go with its engine
+            _log.exception("%s: a bug", self._where)
+            self._fail(child, first_line(error))
             return
         self.counts["built"] += 1
         self._done, self._what = 1.0, "serving"
@@ -156,6 +158,13 @@ class EngineBuild:
         self._child = None
         child.close()
         child.log.unlink(missing_ok=True)
+
+
+def _last_words(child: Child) -> str:
+    try:
+        return child.last_words()
+    except OSError:
+        return "and its log is gone"
 
 
 def _started(request: BuildRequest, folder: Path) -> Child:

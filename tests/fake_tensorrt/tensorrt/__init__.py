@@ -285,6 +285,7 @@ class IExecutionContext:
             low <= have <= high for low, have, high in zip(least, wanted, most, strict=True)
         )
         if GPU.script.shapes_refused or not fits:
+            self._shapes[name] = (-1,) * len(wanted)  # nobody says what it is after a refusal
             _First.error(f"IExecutionContext::setInputShape: Error Code 3: {wanted} not in profile")
             return False
         self._shapes[name] = wanted
