@@ -20,8 +20,9 @@ import msgspec
 import numpy as np
 
 from ..models.bundle import Bundle, load_bundle
-from ..models.dataset import Dataset, is_seen, load_dataset, read_seen
+from ..models.dataset import Dataset, load_dataset
 from ..models.errors import DataError, HedgeError
+from ..models.unseen import unseen
 from ..uplink.link.broker_url import Broker
 from .children import Child, child, ending
 from .demo_figures import Tally, figures, table
@@ -70,19 +71,19 @@ def run(options: argparse.Namespace) -> int:
     bundle = load_bundle(path)
     if not bundle.manifest.edge or bundle.manifest.cloud is None:
         raise HedgeError("the demo needs a bundle with an edge and a cloud model", where=str(path))
-    given = _samples(options.data or _beside(path), bundle)
-    unseen, seen = _unseen(given, bundle)
-    print(_opening(bundle, unseen, seen), flush=True)
+    source = options.data or _beside(path)
+    rows, seen = unseen(_samples(source, bundle), bundle, where=str(source))
+    print(_opening(bundle, rows, seen), flush=True)
     with tempfile.TemporaryDirectory(prefix="hedge-demo-") as folder:
         tally, report = _cooperate(
             path,
-            unseen,
+            rows,
             bundle.manifest.labels,
             folder=Path(folder),
             rate_hz=options.rate,
             broker=options.broker,
         )
-    found = figures(bundle, unseen, tally, report, seen=seen)
+    found = figures(bundle, rows, tally, report, seen=seen)
     print(table(found, bundle))
     write_json(options.json, found)
     if found.unanswered:
@@ -123,19 +124,6 @@ def _samples(path: Path, bundle: Bundle) -> Dataset:
     else:
         data = load_dataset(path)
     return data.fitted(bundle.input, labels=bundle.labels, where=str(path))
-
-
-def _unseen(data: Dataset, bundle: Bundle) -> tuple[Dataset, int]:
-    """Leave out every row that training or calibration saw; return the rest and how many went."""
-    training = bundle.manifest.training
-    if training is None:
-        return data, 0
-    known = is_seen(data.x, read_seen(bundle.read(training.seen), where=training.seen))
-    if known.all():
-        raise DataError(
-            f"training or calibration saw all {len(known)} rows", hint="give rows that are new"
-        )
-    return data.rows(~known), int(known.sum())
 
 
 def _opening(bundle: Bundle, data: Dataset, seen: int) -> str:

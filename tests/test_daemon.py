@@ -31,6 +31,7 @@ def scaled(
     linear_tflite: Callable[..., bytes],
 ) -> Path:
     """Give a bundle of bytes that are scaled, with variants in ONNX and int8 TFLite."""
+    assert manifest.calibration is not None
     changed = msgspec.structs.replace(
         manifest,
         input=Input(kind="tensor", shape=(4,), dtype="uint8", scale=1 / 128, offset=100.0),

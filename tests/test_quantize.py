@@ -569,6 +569,8 @@ class Slow:
         self._clock.now += self._took
         return batch
 
+    def reset(self) -> None: ...
+
     def close(self) -> None: ...
 
 

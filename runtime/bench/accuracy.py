@@ -8,12 +8,12 @@ import numpy as np
 from msgspec import Struct
 
 from ...models.bundle import Bundle
-from ...models.dataset import Dataset, is_seen, load_dataset, read_seen
-from ...models.errors import DataError
+from ...models.dataset import Dataset, load_dataset
 from ...models.evidence import Array
 from ...models.manifest import Edge
 from ...models.measures import Flags, accuracy, hits
 from ...models.opinion import Assessor
+from ...models.unseen import unseen
 from ..policy import Policy
 from .rounds import Contender
 
@@ -40,14 +40,7 @@ def unseen_rows(path: Path, bundle: Bundle) -> tuple[Dataset, int]:
         DataError: it does not fit the bundle, or they saw all of it.
     """
     data = load_dataset(path).fitted(bundle.input, labels=bundle.labels, where=str(path))
-    training = bundle.manifest.training
-    if training is None:
-        return data, 0
-    seen = is_seen(data.x, read_seen(bundle.read(training.seen), where=training.seen))
-    if seen.all():
-        what = f"training or calibration saw all {len(seen)} rows"
-        raise DataError(what, where=str(path), hint="give rows that are new")
-    return data.rows(~seen), int(seen.sum())
+    return unseen(data, bundle, where=str(path))
 
 
 def measure_accuracy(

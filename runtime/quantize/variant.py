@@ -15,7 +15,6 @@ from ...models.bundle import Bundle, write_bundle
 from ...models.dataset import (
     Dataset,
     digest,
-    is_seen,
     load_dataset,
     read_seen,
     row_digests,
@@ -23,8 +22,8 @@ from ...models.dataset import (
 )
 from ...models.errors import BundleError, ConfigError, DataError
 from ...models.manifest import Edge, Manifest, Name, Quantised
-from ...models.measures import Flags
 from ...models.prepare import preparer
+from ...models.unseen import seen_rows
 from .int8 import Calibrator, Int8Model, Recipe, to_int8
 from .report import QuantizeReport
 from .rows import LEAST_RANGES, MOST_RANGES, divide
@@ -72,7 +71,7 @@ def quantize(
         raise BundleError("lies in no folder that exists", where=str(out))
     edge = _source(bundle.manifest, order)
     data = _data(bundle, data_path)
-    division = divide(data, seen=_seen(bundle, data), rows=order.rows, seed=order.seed)
+    division = divide(data, seen=seen_rows(bundle, data), rows=order.rows, seed=order.seed)
     ranges = data.rows(division.ranges)
     original = Variant(edge, bundle.read(edge.file))
     made = _made(bundle, original, ranges.x, order)
@@ -138,14 +137,6 @@ def _data(bundle: Bundle, path: Path) -> Dataset:
     if data.y is None:
         raise DataError("no array y", where=where, hint="accuracy cannot be measured without")
     return data
-
-
-def _seen(bundle: Bundle, data: Dataset) -> Flags:
-    """Mark the rows that the bundle's training or calibration saw."""
-    training = bundle.manifest.training
-    if training is None:
-        return np.zeros(len(data.x), bool)
-    return is_seen(data.x, read_seen(bundle.read(training.seen), where=training.seen))
 
 
 def _made(bundle: Bundle, original: Variant, rows: NDArray[Any], order: Order) -> Int8Model:
