@@ -9,12 +9,13 @@ ROOMS = ("models", "telemetry", "uplink", "runtime")
 
 ONNX = ["onnxruntime>=1.20"]
 TFLITE = ["ai-edge-litert>=2.0"]
-QUANTIZE = [*ONNX, *TFLITE, "onnx>=1.17", "ai-edge-quantizer>=0.10", "tomli-w>=1.0"]
-DEMO = [*ONNX, "amqtt>=0.11.3"]
+BUNDLE = ["tomli-w>=1.0"]
+DEMO = [*ONNX, *BUNDLE, "amqtt>=0.11.3"]
 OIP = ["grpcio>=1.64", "protobuf>=4.25"]
 ZSTD = ["zstandard>=0.23"]
 JPEG = ["pillow>=11"]
-TRAIN = [*ONNX, "onnx>=1.17", "scikit-learn>=1.4", "tomli-w>=1.0", "torch>=2.4"]
+QUANTIZE = [*ONNX, *TFLITE, *BUNDLE, "onnx>=1.17", "ai-edge-quantizer>=0.10"]
+TRAIN = [*ONNX, *BUNDLE, "onnx>=1.17", "scikit-learn>=1.4", "torch>=2.4"]
 DEV = [
     *DEMO,
     *QUANTIZE,
@@ -74,6 +75,7 @@ setup(
     extras_require={
         "onnx": ONNX,
         "tflite": TFLITE,
+        "bundle": BUNDLE,
         "quantize": QUANTIZE,
         "tensorrt": ["pycuda>=2024.1", "tensorrt>=10,<11"],
         "oip": OIP,

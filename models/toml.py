@@ -66,7 +66,7 @@ def write_toml(record: msgspec.Struct) -> bytes:
         MissingExtraError: `tomli_w` is not installed.
     """
     if importlib.util.find_spec("tomli_w") is None:
-        raise MissingExtraError("tomli_w", extra="train")
+        raise MissingExtraError("tomli_w", extra="bundle")
     text: str = importlib.import_module("tomli_w").dumps(_lean(msgspec.to_builtins(record)))
     return text.encode()
 

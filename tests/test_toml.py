@@ -81,6 +81,6 @@ def test_a_record_survives_writing_without_what_is_empty() -> None:
 def test_writing_without_the_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # noqa: ARG005
     with pytest.raises(
-        MissingExtraError, match=r"tomli_w is not installed .*hedge-runtime\[train\]"
+        MissingExtraError, match=r"tomli_w is not installed .*hedge-runtime\[bundle\]"
     ):
         write_toml(Machine(name="x"))

@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 _REMEMBERED = 4096  # ids that have ended, to tell a late answer from a forged one
 _IDLE_S = 1.0
+_SOON_S = 0.005  # until the finals of what was handed on are fetched
 _MARGIN_BYTES = 512  # beside a request's body
 _COUNTERS = (
     *("connects", "disconnects", "births", "queue_full", "not_stored", "evicted", "expired"),
@@ -98,6 +99,7 @@ class Pump:
         self._finals: deque[str] = deque()
         self._now_final: list[str] = []
         self._idle = False
+        self._soon = False
         self._connected = False
         self._heard_ns = 0
         self._ends: dict[str, End] = {}
@@ -159,7 +161,8 @@ class Pump:
     def final(self, ask_id: str) -> None:
         """Note a final outcome; it is on disk a moment later."""
         self._finals.append(ask_id)
-        self._wake()
+        if not self._soon:
+            self._wake()
 
     def counters(self) -> dict[str, int]:
         """Copy the counters; bytes are those of topics and payloads."""
@@ -216,10 +219,10 @@ class Pump:
 
     def _turn(self, *, longest_s: float = _IDLE_S) -> None:
         """Do one round: what came is settled before it is handed on and acknowledged."""
-        patience_s = min(longest_s, self._patience_s())
+        patience_s = min(longest_s, self._patience_s(), _SOON_S if self._soon else _IDLE_S)
         self._idle = True  # before the last look: whoever offers after it wakes the link
         events = self._link.poll(0.0 if self._offers or self._finals else patience_s)
-        self._idle = False
+        self._idle = self._soon = False
         for event in events:
             self._handle(event)
         self._ring()  # first: what has ended and is not yet final is safe all the while
@@ -361,6 +364,7 @@ class Pump:
         self._ends[answer.id] = end
         self._remember(answer.id, "duplicate" if end in {"answered", "refused"} else "late")
         self._answers.append(answer)
+        self._soon = True  # its final comes in a moment, and is not worth a wake-up
 
     def _remember(self, ask_id: str, means: Literal["late", "duplicate"]) -> None:
         self._sender.forget(ask_id)
