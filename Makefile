@@ -45,6 +45,10 @@ soak: $(VENV)/.dev $(VENV)/.installed
 	sh tests/install_brokers.sh
 	cd tests && $(CURDIR)/$(BIN)/python -m soak
 
+# The suite on aarch64 binaries under emulation: root, qemu-user-static and debootstrap.
+test-arm64: $(VENV)/.dev $(VENV)/.installed
+	cd tests && $(CURDIR)/$(BIN)/python -m arm64
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

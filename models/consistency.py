@@ -216,7 +216,9 @@ def _check_tensor(
     if batch not in ((None,), (1,)) or not fits:
         found = shape_text(tensor.shape)
         wanted = shape_text((None, *shape))
+        fixed = fits and batch
         raise ModelError(
             f"{what} {tensor.name!r} has the shape {found}, but {of} asks for {wanted}",
             where=where,
+            hint="export the graph with a batch axis that is free, or 1" if fixed else None,
         )

@@ -100,5 +100,9 @@ def wrong_input(batch: NDArray[Any], wanted: TensorSpec, *, where: str) -> Model
 
 
 def shape_text(shape: tuple[int | None, ...]) -> str:
-    """Return a shape for people, an extent that is free as B."""
-    return f"({', '.join('B' if extent is None else str(extent) for extent in shape)})"
+    """Return a shape for people: a free batch axis as B, other free extents as ?."""
+    free = ("B" if place == 0 else "?" for place in range(len(shape)))
+    texts = [
+        word if extent is None else str(extent) for extent, word in zip(shape, free, strict=True)
+    ]
+    return f"({', '.join(texts)})"

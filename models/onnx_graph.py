@@ -176,6 +176,8 @@ def read_graph(data: bytes, *, where: str) -> GraphInfo:
     """
     if data[4:8] == b"ORTM":  # also valid protobuf if its first bytes are chosen well
         raise ModelError("an ORT flatbuffer, not ONNX", where=where)
+    if not data:
+        raise ModelError("is empty", where=where)
     model = _Reader(data, where=where).message("model", 0, len(data), depth=0)
     graph = model.one("graph", None)
     if graph is None:

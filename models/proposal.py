@@ -83,7 +83,7 @@ class Proposal(Struct, frozen=True, kw_only=True):
 class _Graph(NamedTuple):
     """A model that has been read: its one input, and the output (B, K) that is meant.
 
-    ``output_name`` is None where that output is the first; ``ending`` is how it comes about.
+    ``output_name`` is None where there is no other; ``ending`` is how it comes about.
     """
 
     file: ModelFile
@@ -188,7 +188,7 @@ def _read(file: ModelFile, wishes: Wishes, output_name: str | None) -> _Graph:
             where=file.where,
         )
     place = info.outputs.index(gives)
-    named = name if place else None
+    named = gives.name if len(info.outputs) > 1 else None
     stateful = isinstance(info, TfliteInfo) and info.stateful
     return _Graph(file, format_, takes, gives, named, info.endings[place], stateful)
 
@@ -240,7 +240,7 @@ def _model(graph: _Graph, lines: _Lines, *, file: str, wish: Output | None) -> N
     if last in _SIGMOID:
         ends = f"guessed: the graph ends in {last}, which is neither"
     lines.take("output", "probabilities" if last in _SOFTMAX else "logits", ends, wish=wish)
-    lines.take("output_name", graph.output_name, "the output that fits the labels")
+    lines.take("output_name", graph.output_name, "one of several: the one that fits, or the first")
 
 
 def _is_int8(graph: _Graph) -> bool:

@@ -20,14 +20,17 @@ from ..models.errors import BundleError, ConfigError, ModelError
 from ..models.evidence import Figures
 from ..models.manifest import Calibration, Cloud, DType, Edge, Head, Manifest, Output, State
 from ..models.opinion import Assessor, default_score
-from ..models.prepare import preparer
+from ..models.prepare import fed_dtype, preparer
 from ..models.proposal import ModelFile, Proposal, Wishes, propose
 from ..models.toml import write_toml
+from ..models.unseen import with_seen
 from .backends import open_model
+from .probe.probe import Fed, probe_model
 from .report import check_place, write_json
 
 _MAX_LABELS_BYTES = 1 << 20
 _BATCH = 256
+_SHARE = 0.2
 _COLUMN = 46  # where the remarks begin
 _LIST = re.compile(r"\[\n((?: {4}.*,\n)+)\]")
 _LINE = 90  # what a list may take to stand on one line
@@ -48,7 +51,7 @@ def init(
     proposal: Proposal,
     *,
     data: Path | None = None,
-    escalate: float = 0.2,
+    escalate: float = _SHARE,
     replace: bool = False,
 ) -> Initialised:
     """Write the proposed bundle, calibrated on ``data`` if that is given.
@@ -59,16 +62,19 @@ def init(
         BundleError, ModelError: it would be refused on loading, or cannot be written.
         ConfigError, DataError, MissingExtraError: it cannot be calibrated.
     """
-    manifest, origins = proposal.manifest, dict(proposal.origins)
+    manifest, files, origins = proposal.manifest, proposal.files, dict(proposal.origins)
     if data is not None:
-        calibration = _calibrated(proposal, data, rate=escalate)
+        rows = load_dataset(data).fitted(manifest.input, labels=manifest.labels, where=str(data))
+        calibration = _calibrated(proposal, rows, rate=escalate)
         manifest = msgspec.structs.replace(manifest, calibration=calibration)
+        manifest, files = with_seen(manifest, files, rows)
         origins["calibration.total"] = f"from {calibration.rows} rows of {data.name}"
+        origins["training.seen"] = "these rows: nothing is measured on them from now on"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BundleError(f"cannot be written: {error}", where=str(out)) from error
-    bundle = write_bundle(out, manifest, proposal.files, replace=replace)
+    bundle = write_bundle(out, manifest, files, replace=replace)
     return Initialised(
         bundle=str(out),
         digest=bundle.digest,
@@ -112,17 +118,32 @@ def run(options: argparse.Namespace) -> int:
         **{name: getattr(options, name) for name in Wishes.__struct_fields__[1:]},
     )
     cloud = None if options.cloud is None else _file(options.cloud)
+    rate = _rate(options)
     proposal = propose(edges, cloud, wishes)
     made = init(
         options.out,
         proposal,
         data=options.calibrate,
-        escalate=options.escalate,
+        escalate=rate,
         replace=options.replace,
     )
     write_json(options.json, made)
     print("\n".join(_text(made)))  # noqa: T201  a command prints its answer
     return 0
+
+
+def _rate(options: argparse.Namespace) -> float:
+    """Return which share is to be asked for.
+
+    Raises:
+        ConfigError: it is no share, or there are no rows to find it on.
+    """
+    rate = _SHARE if options.escalate is None else float(options.escalate)
+    if not 0 <= rate <= 1:
+        raise ConfigError(f"{rate} is not within [0, 1]", where="--escalate")
+    if options.escalate is not None and options.calibrate is None:
+        raise ConfigError("on which rows?", where="--escalate", hint="--calibrate names an npz")
+    return rate
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -142,9 +163,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     models.add_argument(
         "--escalate",
         type=float,
-        default=0.2,
         metavar="SHARE",
-        help="of them to ask for: %(default)s",
+        help=f"of them to ask for: {_SHARE}",
     )
 
 
@@ -223,17 +243,16 @@ def _file(path: Path) -> ModelFile:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ModelError(f"{size} bytes, at most {MAX_FILE_BYTES}", where=str(path))
+        if not path.is_file():
+            raise ModelError("is no plain file", where=str(path))
         return ModelFile(str(path), path.read_bytes())
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
-def _calibrated(proposal: Proposal, path: Path, *, rate: float) -> Calibration:
+def _calibrated(proposal: Proposal, data: Dataset, *, rate: float) -> Calibration:
     """Find when to ask, for the first variant: with the cloud's help if it can be measured."""
     manifest = proposal.manifest
-    if not 0 <= rate <= 1:
-        raise ConfigError(f"{rate} is not within [0, 1]", where="--escalate")
-    data = load_dataset(path).fitted(manifest.input, labels=manifest.labels, where=str(path))
     edge, sha256 = manifest.edge[0], digest(data)
     outputs = _outputs(edge, proposal, data)
     if manifest.cloud is not None and data.y is not None:
@@ -264,11 +283,24 @@ def _split(figures: Figures | None) -> float | None:
 
 
 def _outputs(part: Edge | Cloud, proposal: Proposal, data: Dataset) -> NDArray[np.floating[Any]]:
-    """Return the raw outputs (N, K) of a model for all rows."""
-    content, where = proposal.files[part.file], part.file
-    model = open_model(content, format=part.format, where=where, output=part.output_name)
+    """Return the raw outputs (N, K) of a model for all rows, once it has proved to end."""
+    content, where, spec = proposal.files[part.file], part.file, proposal.manifest.input
+    probe_model(
+        content,
+        format=part.format,
+        where=where,
+        output=part.output_name,
+        sample=Fed(spec.shape, fed_dtype(spec).name),
+    )
+    model = open_model(
+        content,
+        format=part.format,
+        where=where,
+        output=part.output_name,
+        keeps_state=isinstance(part, Edge) and part.state != "reset",
+    )
     try:
-        prepare = preparer(proposal.manifest.input, model.spec.inputs[0])
+        prepare = preparer(spec, model.spec.inputs[0])
         starts = range(0, len(data.x), _BATCH)
         rows = [model.infer(prepare(data.x[start : start + _BATCH])) for start in starts]
     finally:

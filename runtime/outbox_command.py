@@ -336,7 +336,10 @@ def _letters(folder: Path) -> DeadLetters:
 def _asks(
     folder: Path, found: Recovery, *, limit: int | None = None
 ) -> Iterator[tuple[AskLine, Record | None]]:
-    """Yield each ask with its record, read one at a time; a damaged one has none."""
+    """Yield each ask with its record, read one at a time; a damaged one has none.
+
+    What the device settles meanwhile is left out.
+    """
     life = Lifetime(
         last=found.stamp,
         seen_ns=found.seen_ns,
@@ -348,6 +351,8 @@ def _asks(
     living = ((one, read(folder, found.asks[one]), found.asks[one]) for one in found.order)
     for ask_id, payload, kept in itertools.islice(itertools.chain(living, letters), limit):
         record = None if payload is None else _record(payload, life.ahead_ns)
+        if record is None and kept is not None and _is_settled(folder, ask_id):
+            continue
         sends = found.sends.get(ask_id, 0)
         state: State = "dead" if kept is None else "sent" if sends else "waiting"
         line = AskLine(
@@ -358,6 +363,11 @@ def _asks(
             size_bytes=len(payload or b""),
         )
         yield (line if record is None else _told(line, record)), record
+
+
+def _is_settled(folder: Path, ask_id: str) -> bool:
+    """Tell whether an ask has ended since the folder was surveyed, by an owner that lives."""
+    return is_owned(folder) and ask_id not in survey(folder).asks
 
 
 def _record(payload: bytes, ahead_ns: int) -> Record | None:

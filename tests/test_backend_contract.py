@@ -183,6 +183,42 @@ def test_each_format_is_run_by_its_library_and_another_is_refused(linear_onnx: M
 
 
 @pytest.mark.parametrize(
+    ("format_", "options", "message"),
+    [
+        (
+            "tflite",
+            BackendOptions(providers=("CUDAExecutionProvider",)),
+            r"^backend\.providers: is for onnx files, and this is a tflite file: edge\.onnx",
+        ),
+        ("onnx", BackendOptions(delegate="/x.so"), r"^backend\.delegate: is for tflite files"),
+        (
+            "onnx",
+            BackendOptions(provider_options={"CUDAExecutionProvider": {}}),
+            r"^provider_options\.CUDAExecutionProvider: is not among the providers",
+        ),
+        (
+            "tflite",
+            BackendOptions(delegate_options={"a": "b"}),
+            r"^backend\.delegate_options: there is no delegate",
+        ),
+    ],
+)
+def test_what_would_do_nothing_is_refused_by_its_key(
+    request: pytest.FixtureRequest, format_: str, options: BackendOptions, message: str
+) -> None:
+    data = request.getfixturevalue(f"linear_{format_}")(CLASSES)
+    with pytest.raises(ConfigError, match=message):
+        open_model(data, format=format_, where="edge.onnx", options=options)
+
+
+def test_a_fallback_lets_the_cpu_run_what_a_provider_is_not_for(linear_tflite: Make) -> None:
+    options = BackendOptions(providers=("CUDAExecutionProvider",), fallback=True)
+    data = linear_tflite(CLASSES)
+    with closing(open_model(data, format="tflite", where="edge", options=options)) as model:
+        assert model.infer(samples(2)).shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize(
     ("format_", "libraries", "extra"),
     [
         ("onnx", {"onnxruntime"}, "onnx"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from hedge.models.bundle import Bundle, load_bundle
+from hedge.models.dataset import load_dataset
 from hedge.models.errors import BundleError, ConfigError, DataError, ModelError
 from hedge.models.manifest import Input
 from hedge.models.model import Quantisation
+from hedge.models.unseen import seen_rows
 from hedge.runtime import bundle_init
 from hedge.runtime.commands import parser
 
@@ -149,7 +153,7 @@ def test_an_image_is_told_by_its_shape(
 
 
 def test_what_the_graph_leaves_open_has_to_be_said(make: Callable[..., Bundle]) -> None:
-    with pytest.raises(ConfigError, match=r"shape: the graph leaves it open: \(B, B, B, 3\)"):
+    with pytest.raises(ConfigError, match=r"shape: the graph leaves it open: \(B, \?, \?, 3\)"):
         make(conv(shape=("H", "W", 3)))
     found = make(conv(shape=("H", "W", 3)), "--shape", "24,32,3").manifest.input
     assert (found.shape, found.kind) == ((24, 32, 3), "image")
@@ -246,7 +250,7 @@ def test_the_output_that_fits_the_labels_is_meant(
     data = model.SerializeToString()
     assert make(data).manifest.edge[0].output_name == "y"
     made = make(data, "--output-name", "flat", labels="a,b,c,d").manifest
-    assert made.edge[0].output_name is None
+    assert made.edge[0].output_name == "flat"
     with pytest.raises(ModelError, match=r"'z'.*its outputs: 'flat', 'y'"):
         make(data, "--output-name", "z")
 
@@ -317,6 +321,28 @@ def test_with_a_cloud_and_labels_the_score_is_chosen_too(
     calibration = make(linear_onnx(3), *words).manifest.calibration
     assert calibration is not None
     assert calibration.method.startswith("escalation rate 0.2; score by paired bootstrap")
+
+
+def test_the_rows_of_the_threshold_count_as_seen(
+    make: Callable[..., Bundle], linear_onnx: Make, tmp_path: Path
+) -> None:
+    data = rows(tmp_path / "rows.npz", y=True)
+    bundle = make(linear_onnx(3), "--calibrate", data)
+    known = load_dataset(data)
+    assert seen_rows(bundle, known).all()
+    assert not seen_rows(bundle, replace(known, x=known.x + 1)).any()
+    assert make(linear_onnx(3)).manifest.training is None
+
+
+def test_a_share_needs_rows_to_be_found_on(make: Callable[..., Bundle], linear_onnx: Make) -> None:
+    with pytest.raises(ConfigError, match=r"^--escalate: on which rows\? \(--calibrate"):
+        make(linear_onnx(3), "--escalate", "0.3")
+
+
+def test_a_pipe_is_no_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ModelError, match="pipe: is no plain file"):
+        init(tmp_path / "pipe", "--labels", LABELS, "--out", tmp_path / "out")
 
 
 def test_rows_that_do_not_fit_are_refused(

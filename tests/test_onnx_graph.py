@@ -362,7 +362,8 @@ def test_an_ort_flatbuffer_in_protobufs_clothes_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "it has no graph"),
+        (b"", "is empty"),
+        (b"\x08\x08", "it has no graph"),
         (b"\x08", "cut short, at byte 1"),
         (b"\x08" + b"\xff" * 11, "more than ten bytes, at byte 1"),
         (b"\x3a\xff\xff\xff\xff\x07", "cut short, at byte 1"),

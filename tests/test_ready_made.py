@@ -218,6 +218,17 @@ def test_the_opinion_of_a_net_that_is_reset_depends_on_no_other_sample(
     np.testing.assert_array_equal(first, last[::-1])
 
 
+def test_the_threshold_of_a_net_that_is_reset_is_found_with_resets(tmp_path: Path) -> None:
+    x, _, labels = mnist()
+    np.savez(tmp_path / "rows.npz", X=x[:500])
+    words = ("--state", "reset", "--calibrate", tmp_path / "rows.npz", "--escalate", "0.2")
+    bundle = wrapped("tflm_mnist_lstm_float", tmp_path / "b", *_UNIT, *words, labels=labels)
+    outputs, _ = through_the_runtime(bundle, x[:500])
+    calibration = bundle.manifest.calibration
+    assert calibration is not None
+    assert 0.15 < np.mean(1 - outputs.max(axis=1) > calibration.total) <= 0.2
+
+
 def test_a_batch_gives_what_its_rows_give(tmp_path: Path) -> None:
     for name, samples in (
         ("mlperf_tiny_kws_dscnn_int8", keywords),

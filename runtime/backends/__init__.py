@@ -41,12 +41,7 @@ def open_model(
         ConfigError: ``options`` ask for what the format or this machine has not.
     """
     options = options or BackendOptions()
-    if _NEEDS[options.use] not in (None, format):
-        raise ConfigError(
-            f"runs {_NEEDS[options.use]} files, and this is a {format} file: {where}",
-            where=f"backend.use = {options.use!r}",
-            hint='use = "auto" takes the library that fits',
-        )
+    _check(options, format, where=where)
     match format:
         case "onnx":
             if not is_installed(format):
@@ -62,6 +57,34 @@ def open_model(
             )
         case _:
             raise ModelError(f"this build has no backend for {format} models", where=where)
+
+
+def _check(options: BackendOptions, format_: str, *, where: str) -> None:
+    """Refuse what is asked for in vain: nothing that was to speed a model up is left out silently.
+
+    Raises:
+        ConfigError: which option, and why it would do nothing.
+    """
+    needs = _NEEDS[options.use]
+    if needs not in (None, format_):
+        raise ConfigError(
+            f"runs {needs} files, and this is a {format_} file: {where}",
+            where=f"backend.use = {options.use!r}",
+            hint='use = "auto" takes the library that fits',
+        )
+    asked = {"providers": ("onnx", options.providers), "delegate": ("tflite", options.delegate)}
+    for key, (wanted, value) in asked.items():
+        if value and format_ != wanted and not options.fallback:
+            raise ConfigError(
+                f"is for {wanted} files, and this is a {format_} file: {where}",
+                where=f"backend.{key}",
+                hint="remove it, choose another variant, or let the CPU do it: fallback = true",
+            )
+    unnamed = sorted(options.provider_options.keys() - set(options.providers))
+    if unnamed:
+        raise ConfigError("is not among the providers", where=f"provider_options.{unnamed[0]}")
+    if options.delegate_options and options.delegate is None:
+        raise ConfigError("there is no delegate", where="backend.delegate_options")
 
 
 def open_part(

@@ -6,7 +6,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
-import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace as replaced
 from numpy.typing import NDArray
@@ -16,14 +15,11 @@ from ...models.dataset import (
     Dataset,
     digest,
     load_dataset,
-    read_seen,
-    row_digests,
-    save_seen,
 )
 from ...models.errors import BundleError, ConfigError, DataError
 from ...models.manifest import Edge, Manifest, Name, Quantised
 from ...models.prepare import preparer
-from ...models.unseen import seen_rows
+from ...models.unseen import seen_rows, with_seen
 from .int8 import Calibrator, Int8Model, Recipe, to_int8
 from .report import QuantizeReport
 from .rows import LEAST_RANGES, MOST_RANGES, divide
@@ -80,7 +76,7 @@ def quantize(
     worse = tuple(concerns(found.comparison))
     written = None
     if accept or not worse:
-        written = _write(bundle, variant, ranges.x, out=out, replace=replace)
+        written = _write(bundle, variant, ranges, out=out, replace=replace)
     assert variant.edge.quantised is not None  # noqa: S101  `_edge` has just made it
     return QuantizeReport(
         bundle=bundle.manifest.name,
@@ -167,15 +163,12 @@ def _edge(manifest: Manifest, edge: Edge, made: Int8Model, ranges: Dataset, *, n
 
 
 def _write(
-    bundle: Bundle, variant: Variant, rows: NDArray[Any], *, out: Path, replace: bool
+    bundle: Bundle, variant: Variant, ranges: Dataset, *, out: Path, replace: bool
 ) -> Bundle:
     """Write the bundle with one variant more; the rows that gave its ranges are seen now."""
     manifest = bundle.manifest
     files = {name: bundle.read(name) for name in manifest.files}
     files[variant.edge.file] = variant.data
-    if manifest.training is not None:
-        name = manifest.training.seen
-        seen = read_seen(files[name], where=name)
-        files[name] = save_seen(np.concatenate((seen, row_digests(rows))))
+    manifest, files = with_seen(manifest, files, ranges)
     wider = replaced(manifest, edge=(*manifest.edge, variant.edge))
     return write_bundle(out, wider, files, replace=replace)

@@ -20,6 +20,7 @@ from ...models.errors import ConfigError
 Version = Literal["5", "3.1.1"]
 _PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _PATH = "/mqtt"  # what EMQX, HiveMQ and most others serve; mosquitto takes any
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<places>[^/?#]*)(?P<rest>.*)")
 _HINT = "mqtt://host:port, mqtts://host:port, ws://host:port/path or wss://host:port/path"
 _PASSWORD = "HEDGE_BROKER_PASSWORD"  # noqa: S105 -- the variable's name, not a password
 
@@ -55,12 +56,15 @@ class Broker(Struct, frozen=True, kw_only=True):
             ConfigError: another scheme, no host, or a part that does not belong there; a
                 password above all, which every process list would show.
         """
+        found = _URL.fullmatch(url)
+        if found is None:
+            raise ConfigError("not a broker's URL", where="broker", hint=_HINT)
+        user, _, hosts = found["places"].rpartition("@")
         try:
-            parts = urlsplit(url)
+            parts = urlsplit(f"{found['scheme']}://-{found['rest']}")
         except ValueError as error:
             raise ConfigError(f"no URL: {error}", where="broker") from error
-        user, _, hosts = parts.netloc.rpartition("@")
-        where = f"{parts.scheme}://{hosts}" if parts.netloc else "broker"
+        where = f"{parts.scheme}://{hosts}"
         if ":" in user:
             raise ConfigError(
                 "a password does not belong into a URL",
