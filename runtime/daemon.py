@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,6 +48,8 @@ from .sources.folder import Folder
 from .sources.replay import Replay
 from .sources.source import Source
 from .way_out import telemetry_feed, way_out
+
+_log = logging.getLogger(__name__)
 
 _GOODBYE_S = 2.0
 
@@ -145,7 +148,15 @@ def _bundles(config: Config, *, base: Path) -> dict[str, Bundle]:
 def _board(config: Config, *, base: Path) -> Detected:
     """Find out what this device is, or believe the configuration."""
     named = config.device.board
-    return detect(board=None if named is None else find_profile(named, base=base))
+    found = detect(board=None if named is None else find_profile(named, base=base))
+    prefers = None if found.profile is None else found.profile.defaults.backend
+    if prefers not in (None, found.backend):
+        _log.warning(
+            "%s: could run %s, but its system is too old or not known, so %s serves; "
+            "is /etc/nv_tegra_release hidden by a container?",
+            *(found.hardware, prefers, found.backend),
+        )
+    return found
 
 
 def _lane(

@@ -54,14 +54,21 @@ def scaled(
 
 
 def run(
-    folder: Path, bundle: Path, more: str = "", *, times: int = 1, rate: str = "1e6"
+    folder: Path,
+    bundle: Path,
+    more: str = "",
+    *,
+    times: int = 1,
+    rate: str = "1e6",
+    board: str = "generic-x86",
 ) -> list[dict[str, Any]]:
     """Serve `_ROWS` through a bundle, several times, and return the outcomes."""
     rows = np.concatenate([_ROWS] * times)
     np.savez(folder / "rows.npz", X=rows, y=np.zeros(len(rows), np.int64))
     (folder / "out.jsonl").unlink(missing_ok=True)
     (folder / "device.toml").write_text(
-        f'[device]\nname = "d"\nstate_dir = "state"\n[[sink]]\nkind = "jsonl"\npath = "out.jsonl"\n'
+        f'[device]\nname = "d"\nstate_dir = "state"\nboard = "{board}"\n'
+        f'[[sink]]\nkind = "jsonl"\npath = "out.jsonl"\n'
         f'[[stream]]\nname = "s"\nbundle = "{bundle}"\n{more}\n'
         f'source = {{ kind = "replay", path = "rows.npz", rate_hz = {rate} }}\n'
     )
@@ -92,6 +99,14 @@ def test_filter_and_model_both_get_the_scaled_sample(
 def test_a_backend_that_does_not_fit_the_variant_is_named(tmp_path: Path, scaled: Path) -> None:
     with pytest.raises(ConfigError, match=r"^backend\.use = 'tflite': .* a onnx file"):
         run(tmp_path, scaled, 'variant = "onnx"\nbackend = { use = "tflite" }')
+
+
+def test_a_board_that_cannot_run_what_it_is_made_for_says_so(
+    tmp_path: Path, scaled: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = run(tmp_path, scaled, 'variant = "onnx"', board="jetson-agx-orin")
+    assert found
+    assert "could run tensorrt, but its system is too old or not known, so onnx" in caplog.text
 
 
 def test_an_unknown_option_of_the_backend_is_refused_by_its_key(
