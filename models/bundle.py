@@ -284,4 +284,4 @@ def _writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BundleError(f"cannot be written: {error}", where=str(out)) from error
+        raise BundleError(f"cannot be written: {error.strerror}", where=str(out)) from error

@@ -73,7 +73,7 @@ def init(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BundleError(f"cannot be written: {error}", where=str(out)) from error
+        raise BundleError(f"cannot be written: {error.strerror}", where=str(out)) from error
     bundle = write_bundle(out, manifest, files, replace=replace)
     return Initialised(
         bundle=str(out),

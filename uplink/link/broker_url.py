@@ -96,8 +96,11 @@ def read_password(file: Path | None, *, environ: Mapping[str, str]) -> str | Non
         return environ.get(_PASSWORD)
     try:
         return file.read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the password cannot be read: {error}", where=str(file)) from error
+    except OSError as error:
+        what = f"the password cannot be read: {error.strerror}"
+        raise ConfigError(what, where=str(file)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("the password is not UTF-8", where=str(file)) from error
 
 
 def _place(text: str, scheme: str, *, where: str) -> Place:
