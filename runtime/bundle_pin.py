@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import math
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 from ..models.bundle import Bundle, load_bundle, write_bundle
 from ..models.errors import ConfigError
 from ..models.manifest import Choice
+from ..telemetry.boards.profile import find_profile, load_profiles
 from .bench.record import FORMAT, BenchReport, Measured
 from .bench.selection import Bounds, By, Figures, Selection, select
 from .shipped import bundle_path
@@ -33,6 +35,8 @@ def read_report(path: Path) -> BenchReport:
             data = stream.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=where) from error
+    if not data:
+        raise ConfigError("is empty", where=where)
     if len(data) > _MOST_BYTES:
         raise ConfigError("is too large for a report of hedge bench run", where=where)
     try:
@@ -82,7 +86,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     one.add_argument("--max-energy-j", type=_positive, metavar="E", help="its joules a sample")
     one.add_argument("--threads", type=int, metavar="N", help="as measured with so many")
-    one.add_argument("--board", metavar="B", help="(default: where it was measured)")
+    one.add_argument(
+        "--board", metavar="B", help="a name or FILE.toml (default: where it was measured)"
+    )
     one.add_argument("--power-mode", metavar="M", help="(default: as it was measured in)")
     one.add_argument("--out", type=Path, required=True, metavar="DIR", help="or NAME.hedge")
     one.add_argument("--replace", action="store_true", help="replace another bundle that is there")
@@ -158,7 +164,24 @@ def _place(report: BenchReport | None, options: argparse.Namespace) -> tuple[str
         board, power_mode = board or report.board, power_mode or report.power_mode
     if board is None:
         raise ConfigError("which board is it for?", where="--board")
-    return board, power_mode
+    measured_on = None if report is None else report.board
+    return board if board == measured_on else _hardware(board), power_mode
+
+
+def _hardware(board: str) -> str:
+    """Return what a device calls that board: a module's or a profile's name, or a file's.
+
+    Raises:
+        ConfigError: no device ever calls itself so, or the file is wrong.
+    """
+    if board.endswith(".toml"):
+        return find_profile(board).name
+    known = [name for one in load_profiles() for name in (one.name, *(m.name for m in one.module))]
+    if board not in known:
+        near = difflib.get_close_matches(board, known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else "`hedge boards` lists them"
+        raise ConfigError(f"{board!r} is no board", where="--board", hint=hint)
+    return board
 
 
 def _why_none(selection: Selection) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..models.errors import ConfigError
 from .checks.device import check_device
 from .checks.finding import Finding
 from .checks.model import check_bundle_alone, check_model_file
@@ -50,6 +51,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Check, and print what was found; return the exit code."""
     check_place(options.json)
+    if not options.root.is_dir():
+        raise ConfigError("is no folder", where=f"--root {options.root}")
     target = target_of(options.target)
     report = CheckReport.of(
         list(_shown(_findings(target, options))),

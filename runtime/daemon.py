@@ -209,7 +209,7 @@ def variant(stream: Stream, bundle: Bundle, *, board: Detected) -> Edge:
     if stream.variant is None:
         return chosen(
             bundle.manifest,
-            board=board.hardware,
+            boards=board.names,
             power_mode=None if board.power_mode is None else board.power_mode.name,
         )
     for edge in edges:

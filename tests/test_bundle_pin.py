@@ -20,6 +20,7 @@ from hedge.runtime.bench.latency import Latency, Ratio
 from hedge.runtime.bench.machine import this_machine
 from hedge.runtime.bench.opening import Opening
 from hedge.runtime.bench.record import FORMAT, BenchReport, Energy, Failed, Measured
+from hedge.telemetry.boards.profile import FOLDER
 
 Linear = Callable[..., bytes]
 NAMES = ("quick", "right", "thrifty")
@@ -141,8 +142,8 @@ def test_the_best_under_the_bounds_is_written_for_the_board_and_its_power_mode(
 ) -> None:
     assert command(variants, "--from", saved(report), *words, "--out", tmp_path / "pinned") == 0
     manifest = load_bundle(tmp_path / "pinned").manifest
-    assert chosen(manifest, board="nano", power_mode="10W").name == name
-    assert chosen(manifest, board="nano", power_mode="5W").name == "quick"
+    assert chosen(manifest, boards=("nano",), power_mode="10W").name == name
+    assert chosen(manifest, boards=("nano",), power_mode="5W").name == "quick"
     (choice,) = manifest.choice
     best = next(one for one in report.measured if one.variant == name)
     assert (choice.by, choice.latency_ms) == (words[1], best.latency.median_ms)
@@ -225,19 +226,61 @@ def test_a_variant_can_be_chosen_by_hand_without_any_measurement(
     variants: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "pinned"
-    assert command(variants, "--variant", "right", "--board", "thor", "--out", out) == 0
-    assert f"{out}: right on thor, by hand; digest " in capsys.readouterr().out
+    assert command(variants, "--variant", "right", "--board", "jetson-agx-thor", "--out", out) == 0
+    assert f"{out}: right on jetson-agx-thor, by hand; digest " in capsys.readouterr().out
     manifest = load_bundle(out).manifest
-    assert chosen(manifest, board="thor", power_mode="MAXN").name == "right"
+    assert chosen(manifest, boards=("jetson-agx-thor",), power_mode="MAXN").name == "right"
     assert manifest.choice[0].latency_ms is None
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-5", "agx-orin-64gb"])
+def test_a_board_is_named_as_devices_name_it(variants: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "pinned"
+    assert command(variants, "--variant", "right", "--board", name, "--out", out) == 0
+    assert load_bundle(out).manifest.choice[0].board == name
+
+
+def test_a_board_of_the_users_own_is_named_by_its_file(variants: Path, tmp_path: Path) -> None:
+    profile, out = tmp_path / "profile.toml", tmp_path / "pinned"
+    text = (FOLDER / "raspberry-pi-5.toml").read_text()
+    profile.write_text(text.replace('name = "raspberry-pi-5"', 'name = "my-board"'))
+    assert command(variants, "--variant", "right", "--board", profile, "--out", out) == 0
+    assert load_bundle(out).manifest.choice[0].board == "my-board"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("nope", ""), ("agx-orin-64", "did you mean 'agx-orin-64gb'?")]
+)
+def test_a_board_that_no_device_calls_itself_is_refused(
+    variants: Path, tmp_path: Path, name: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^--board: '{name}' is no board") as caught:
+        command(variants, "--variant", "right", "--board", name, "--out", tmp_path / "pinned")
+    assert hint in str(caught.value)
+    assert not (tmp_path / "pinned").exists()
+
+
+def test_a_board_that_was_measured_is_believed(
+    variants: Path, report: BenchReport, saved: Saved, tmp_path: Path
+) -> None:
+    out = tmp_path / "pinned"
+    words = ("--from", saved(report), "--by", "latency", "--board", "nano", "--out", out)
+    assert command(variants, *words) == 0
+    assert load_bundle(out).manifest.choice[0].board == "nano"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--variant", "right"), "--board: which board is it for?"),
-        (("--variant", "wrong", "--board", "thor"), r"no variant 'wrong' \(it has quick, right, t"),
-        (("--by", "latency", "--board", "thor"), "--from: is needed to choose by what was meas"),
+        (
+            ("--variant", "wrong", "--board", "jetson-agx-thor"),
+            r"no variant 'wrong' \(it has quick, right, t",
+        ),
+        (
+            ("--by", "latency", "--board", "jetson-agx-thor"),
+            "--from: is needed to choose by what was meas",
+        ),
     ],
 )
 def test_what_is_missing_is_named(
@@ -247,7 +290,7 @@ def test_what_is_missing_is_named(
         command(variants, *words, "--out", tmp_path / "pinned")
 
 
-@pytest.mark.parametrize("place", [("--board", "thor"), ("--power-mode", "MAXN")])
+@pytest.mark.parametrize("place", [("--board", "jetson-agx-thor"), ("--power-mode", "MAXN")])
 def test_figures_of_one_place_decide_for_no_other(
     variants: Path, report: BenchReport, saved: Saved, tmp_path: Path, place: tuple[str, str]
 ) -> None:
@@ -294,7 +337,7 @@ def test_only_measurements_with_one_number_of_threads_are_compared(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no report of hedge bench run"),
+        (b"", "is empty"),
         (b"\xff\xfe", "is no report of hedge bench run"),
         (b'{"format": 1}', "is no report of hedge bench run: .*missing required field"),
         (b"[" * 100_000, "is no report of hedge bench run"),
@@ -331,7 +374,7 @@ def test_a_report_without_measurements_decides_nothing(
 
 
 def test_another_bundle_is_replaced_only_if_so_said(variants: Path, bundle_dir: Path) -> None:
-    words: tuple[Any, ...] = (variants, "--variant", "right", "--board", "thor", "--out")
+    words: tuple[Any, ...] = (variants, "--variant", "right", "--board", "jetson-agx-thor", "--out")
     with pytest.raises(BundleError, match="is there already"):
         command(*words, bundle_dir)
     assert command(*words, bundle_dir, "--replace") == 0

@@ -24,11 +24,14 @@ from hedge.models.bundle import write_bundle
 from hedge.models.errors import ConfigError
 from hedge.models.manifest import Manifest
 from hedge.runtime import check_command
+from hedge.runtime.backends.options import BackendOptions
+from hedge.runtime.checks import backends
+from hedge.runtime.checks.amounts import size_text, time_text
 from hedge.runtime.checks.clock import check_clock
 from hedge.runtime.checks.finding import Finding, guarded, ok
-from hedge.runtime.checks.places import size_text
 from hedge.runtime.checks.report import CheckReport, lines, summary
 from hedge.runtime.checks.target import target_of
+from hedge.runtime.probe.messages import Probed
 from hedge.runtime.trust import why_untrusted
 from hedge.uplink.link.broker_url import Broker
 from hedge.uplink.link.link import Connected, Disconnected
@@ -185,9 +188,20 @@ def test_a_configuration_that_cannot_be_read_is_one_error_and_the_machine_is_che
 def test_a_target_that_is_not_there_is_wrong_usage(check: Check, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         check(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="--root /nonexist: is no folder"):
+        check(tmp_path, "--root", "/nonexist")
     with pytest.raises(SystemExit) as caught:
         check(tmp_path, "--offlin3")
     assert caught.value.code == 2
+
+
+def test_what_is_no_plain_file_is_not_opened(check: Check, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.onnx")
+    with socket.socket(socket.AF_UNIX) as ear:
+        ear.bind(str(tmp_path / "m.sock"))
+        for name in (tmp_path / "m.onnx", tmp_path / "m.sock", "/dev/zero"):
+            with pytest.raises(ConfigError, match="is no plain file"):
+                check(name)
 
 
 def test_the_worst_stands_last_and_a_last_line_counts() -> None:
@@ -324,9 +338,46 @@ def test_a_delegate_that_others_could_have_written_is_not_loaded(
     found = check(config(stream=f'backend = {{ delegate = "{library}" }}'))
     assert "is not loaded: " in found.said("backend", "error")
     assert "can be written by others" in found.said("backend", "error")
-    for path in ("lib.so", str(tmp_path / "none.so")):
+    for path, why in (("lib.so", "is no absolute path"), (str(tmp_path / "none.so"), "is missing")):
         found = check(config(stream=f'backend = {{ delegate = "{path}" }}'))
-        assert path in found.said("backend", "error")
+        assert f"is not loaded: {path} {why}" in found.said("backend", "error")
+        assert "as root" not in found.said("backend", "error")
+
+
+def _probed(*, again_s: float = 0.01, model_bytes: int = 1_000_000, finite: bool = True) -> Probed:
+    return Probed(
+        inputs=(),
+        outputs=(),
+        given=(1, 3),
+        finite=finite,
+        runs_on="this",
+        open_s=0.2,
+        first_s=26.0,
+        again_s=again_s,
+        peak_bytes=model_bytes,
+        model_bytes=model_bytes,
+    )
+
+
+def test_what_a_model_costs_is_said_without_exponents() -> None:
+    assert backends.said(_probed()) == (
+        "runs on this: opens in 200 ms, first call 26 s, then 10 ms; takes 1 MB"
+    )
+
+
+@pytest.mark.parametrize(
+    ("probed", "text"),
+    [
+        (_probed(), None),
+        (_probed(again_s=1.5), "takes 1.5 s for a sample"),
+        (_probed(model_bytes=1_200_000_000), "takes 1.2 GB of memory"),
+        (_probed(finite=False), "gives NaN or Inf on zeros"),
+    ],
+)
+def test_a_model_that_few_devices_can_bear_is_a_warning(probed: Probed, text: str | None) -> None:
+    found = list(backends.check_model("m", lambda: probed, options=BackendOptions(), found=[]))
+    assert [one.level for one in found] == (["ok"] if text is None else ["ok", "warning"])
+    assert text in (None, found[-1].text)
 
 
 def test_what_belongs_to_another_user_is_not_trusted(tmp_path: Path) -> None:
@@ -384,7 +435,7 @@ def test_a_board_that_the_configuration_names_is_believed(
     file.write_text(device.replace("[device]", '[device]\nboard = "raspberry-pi-5"'))
     found = check(file, "--root", str(xavier))
     assert found.of("board", "ok")[0].subject == "raspberry-pi-5"
-    assert "looks like jetson-xavier-nx" in found.said("board", "ok")
+    assert "looks like jetson-xavier-nx" in found.said("board", "warning")
     file.write_text(device.replace("[device]", '[device]\nboard = "raspberry-pie-5"'))
     assert "did you mean 'raspberry-pi-5'?" in check(file).said("board", "error")
 
@@ -394,6 +445,65 @@ def test_in_a_container_the_board_is_content(
 ) -> None:
     (xavier / ".dockerenv").write_text("")
     assert not check(config(), "--root", str(xavier)).of("board", "warning")
+
+
+@pytest.mark.parametrize(
+    ("release", "stream", "said"),
+    [
+        (None, "", "which JetPack this is, is not known: ONNX Runtime"),
+        ("# R35 (release), REVISION: 4.1", "", "which JetPack 5 (Ubuntu 20.04) has not: ONNX"),
+        ("# R99 (release), REVISION: 1.0", "", "no JetPack is known with Jetson Linux 99.1.0"),
+        ("# R36 (release), REVISION: 4.3", "backend = { fallback = true }", None),
+        (None, 'backend = { use = "onnx" }', None),
+    ],
+)
+def test_a_board_whose_tensorrt_cannot_serve_is_a_warning(
+    check: Check,
+    config: Callable[..., Path],
+    tmp_path: Path,
+    release: str | None,
+    stream: str,
+    said: str | None,
+) -> None:
+    (tmp_path / "orin" / "etc").mkdir(parents=True)
+    (tmp_path / "orin" / ".dockerenv").write_text("")
+    if release is not None:
+        (tmp_path / "orin" / "etc" / "nv_tegra_release").write_text(release)
+    file = config(stream=stream)
+    device = file.read_text()
+    file.write_text(device.replace("[device]", '[device]\nboard = "jetson-agx-orin"'))
+    warned = check(file, "--root", str(tmp_path / "orin")).said("board", "warning")
+    if said is None:
+        assert "prefers TensorRT" not in warned
+    else:
+        assert said in warned
+        assert "or set [stream.backend] use" in warned
+
+
+@pytest.mark.parametrize(
+    ("machine", "board", "fits"),
+    [
+        ("x86_64", "jetson-nano", False),
+        ("aarch64", "generic-x86", False),
+        ("aarch64", "jetson-nano", True),
+        ("x86_64", "generic-x86", True),
+    ],
+)
+def test_a_board_that_this_machine_cannot_be_is_a_warning(
+    check: Check,
+    config: Callable[..., Path],
+    tmp_path: Path,
+    *,
+    machine: str,
+    board: str,
+    fits: bool,
+) -> None:
+    (tmp_path / "root/proc/sys/kernel").mkdir(parents=True)
+    (tmp_path / "root/proc/sys/kernel/arch").write_text(machine)
+    file = config()
+    file.write_text(file.read_text().replace("[device]", f'[device]\nboard = "{board}"'))
+    warned = check(file, "--root", str(tmp_path / "root")).said("board", "warning")
+    assert (f"says {board}, and this is {machine}" in warned) is not fits
 
 
 # ---- Disk, state, clock, secrets.
@@ -411,6 +521,16 @@ def test_a_disk_that_is_too_small_is_told_in_numbers(
 ) -> None:
     file = config(more=f'[uplink]\nbroker = "mqtt://broker"\n{key}')
     assert said in check(file, "--offline").said("disk", level)
+
+
+def test_a_state_directory_that_cannot_be_is_one_error(
+    check: Check, config: Callable[..., Path]
+) -> None:
+    file = config()
+    file.write_text(file.read_text().replace('"state"', '"/proc/hedge"'))
+    found = check(file)
+    assert len(found.of("state", "error")) == 1
+    assert not found.of("disk")
 
 
 def test_a_state_directory_in_use_is_told(
@@ -590,6 +710,17 @@ def test_a_folder_is_looked_into(check: Check, config: Callable[..., Path], tmp_
     assert "dtype complex64; the bundle takes" in check(file).said("source", "error")
 
 
+@pytest.mark.parametrize("source", ['"replay", path = "f/a.npy"', '"folder", path = "f"'])
+def test_a_source_that_is_no_plain_file_is_not_opened(
+    check: Check, config: Callable[..., Path], tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "f").mkdir()
+    os.mkfifo(tmp_path / "f" / "a.npy")
+    file = config()
+    file.write_text(file.read_text().replace('"replay", path = "rows.npz"', source))
+    assert "is no plain file" in check(file).said("source", "error")
+
+
 def test_outcomes_go_on_in_their_own_file_only(
     check: Check, config: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -617,6 +748,17 @@ def test_a_model_file_tells_what_it_is_and_what_comes_next(
     assert f"hedge bundle init {file} --labels" in said
     assert "3 labels" in said
     assert "runs on onnxruntime" in found.said("backend", "ok")
+
+
+def test_a_model_that_no_bundle_can_feed_is_told_no_next_step(
+    check: Check, linear_onnx: Linear, tmp_path: Path
+) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(linear_onnx(3, dtype="float64"))
+    found = check(file)
+    assert found.code == 1
+    assert "uint8, int8, int16, float16, float32" in found.said("model", "error")
+    assert "hedge bundle init" not in found.text
 
 
 def test_a_tflite_file_is_known_by_its_content(
@@ -702,7 +844,8 @@ def _two_inputs() -> bytes:
     ("make", "said"),
     [
         (lambda linear: linear(3)[:80], "cut short"),
-        (lambda _linear: b"", "no graph"),
+        (lambda _linear: b"", "is empty"),
+        (lambda linear: linear(3, dtype="float64"), "takes float64, and the samples of a bundle"),
         (lambda linear: linear(3, opset=99), "opset"),
         (lambda linear: linear(3, dtype="int32"), "int32, not floating"),
         (lambda _linear: _two_inputs(), "takes 2 inputs"),
@@ -774,7 +917,32 @@ def test_shipped_bundles_are_known_by_name(check: Check) -> None:
 
 @pytest.mark.parametrize(
     ("size_bytes", "said"),
-    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (29_400_000, "29.4 MB"), (4 << 30, "4.29 GB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.5 kB"),
+        (29_400_000, "29.4 MB"),
+        (4 << 30, "4.29 GB"),
+        (999_900, "1 MB"),
+        (1 << 50, "1126 TB"),
+    ],
 )
 def test_sizes_are_for_people(size_bytes: int, said: str) -> None:
     assert size_text(size_bytes) == said
+
+
+@pytest.mark.parametrize(
+    ("time_s", "said"),
+    [
+        (0, "0.001 ms"),
+        (0.000_012_34, "0.0123 ms"),
+        (0.0345, "34.5 ms"),
+        (0.4567, "457 ms"),
+        (0.9994, "999 ms"),
+        (0.9999, "1 s"),
+        (26.04, "26 s"),
+        (299.6, "300 s"),
+    ],
+)
+def test_times_are_for_people(time_s: float, said: str) -> None:
+    assert time_text(time_s) == said

@@ -25,28 +25,30 @@ def pinned(manifest: Manifest) -> Manifest:
 
 
 @pytest.mark.parametrize(
-    ("board", "power_mode", "name"),
+    ("boards", "power_mode", "name"),
     [
-        ("nano", "10W", "wide"),
-        ("nano", "5W", "small"),
-        ("nano", None, "small"),
-        ("thor", "MAXN", "wide"),
-        ("thor", "120W", "first"),
-        ("thor", None, "first"),
-        ("pi-5", "10W", "first"),
-        (None, None, "first"),
+        (("nano",), "10W", "wide"),
+        (("nano",), "5W", "small"),
+        (("nano",), None, "small"),
+        (("thor",), "MAXN", "wide"),
+        (("thor",), "120W", "first"),
+        (("thor",), None, "first"),
+        (("pi-5",), "10W", "first"),
+        ((), None, "first"),
+        (("nano-4gb", "nano"), "10W", "wide"),
+        (("thor", "nano"), "120W", "small"),
     ],
 )
 def test_the_choice_for_the_power_mode_goes_before_that_for_the_board_and_that_before_the_first(
-    pinned: Manifest, board: str | None, power_mode: str | None, name: str
+    pinned: Manifest, boards: tuple[str, ...], power_mode: str | None, name: str
 ) -> None:
-    assert chosen(pinned, board=board, power_mode=power_mode).name == name
+    assert chosen(pinned, boards=boards, power_mode=power_mode).name == name
 
 
 def test_a_bundle_without_choices_runs_its_first_variant(manifest: Manifest) -> None:
-    assert chosen(manifest, board="nano", power_mode="10W") == manifest.edge[0]
+    assert chosen(manifest, boards=("nano",), power_mode="10W") == manifest.edge[0]
 
 
 def test_a_bundle_without_edge_models_has_nothing_to_choose_from(manifest: Manifest) -> None:
     with pytest.raises(BundleError, match="steps: has no edge model"):
-        chosen(msgspec.structs.replace(manifest, edge=()), board="nano")
+        chosen(msgspec.structs.replace(manifest, edge=()), boards=("nano",))

@@ -17,7 +17,7 @@ from hedge.telemetry.clock import boottime_ns
 from hedge.uplink import wire
 from hedge.uplink.outbox.durable_outbox import DurableOutbox
 from hedge.uplink.outbox.outbox import Record
-from hedge.uplink.outbox.recovery import Kept
+from hedge.uplink.outbox.recovery import Kept, read
 
 CONFIG = """
 [device]
@@ -217,12 +217,11 @@ def test_a_place_without_an_outbox_is_named(tmp_path: Path, verb: str) -> None:
 def test_what_is_settled_during_a_look_is_left_out_and_not_called_damaged(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = outbox_command.read
     outbox = DurableOutbox(folder, min_free_bytes=0)
     outbox.put([record(f"5-{number}") for number in range(3)])
 
     def settled_meanwhile(place: Path, kept: Kept) -> bytes | None:
-        payload = real(place, kept)
+        payload = read(place, kept)
         if payload is None or b"5-1" not in payload:
             return payload
         outbox.settle({"5-1": "answered"})

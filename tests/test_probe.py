@@ -69,6 +69,15 @@ def test_a_model_of_which_only_the_graph_is_known_is_fed_as_the_graph_says(
     assert _probe(linear_onnx(2, shape=(2, 3), dtype="float16")).given == (1, 2)
 
 
+@pytest.mark.parametrize(("operator", "finite"), [("Log", False), ("Exp", True)])
+def test_whether_zeros_give_numbers_is_told(*, operator: str, finite: bool) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", 3]) for name in "xy")
+    graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"])], "g", [x], [y])
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, ir_version=8, opset_imports=opset)
+    assert _probe(model.SerializeToString()).finite is finite
+
+
 def test_a_sample_that_does_not_fit_is_refused(linear_onnx: Linear) -> None:
     refusal = _refusal(linear_onnx(3), sample=Fed((5,), "float32"))
     assert isinstance(refusal, ModelError)
@@ -96,6 +105,33 @@ def test_a_runtime_that_crashes_is_one_line_that_says_how(
     assert isinstance(refusal, ModelError)
     assert str(refusal).startswith("edge.onnx: crashes its runtime: ")
     assert said in str(refusal)
+
+
+@pytest.mark.parametrize(
+    ("format_", "code", "hint"),
+    [
+        ("tflite", "os.abort()", "with the delegate /opt/lib.so; try without it"),
+        ("tflite", "time.sleep(600)", "with the delegate /opt/lib.so; try without it"),
+        ("onnx", "os.abort()", "try another variant or version"),
+    ],
+)
+def test_a_crash_with_a_delegate_is_blamed_on_the_delegate_where_it_is_loaded(
+    linear_onnx: Linear,
+    linear_tflite: Linear,
+    runtime: Callable[[str], None],
+    tmp_path: Path,
+    format_: str,
+    code: str,
+    hint: str,
+) -> None:
+    runtime(f"import os, time; {code}")
+    (tmp_path / "library" / "ai_edge_litert").mkdir()
+    (tmp_path / "library" / "ai_edge_litert" / "__init__.py").write_text(f"import os, time; {code}")
+    options = BackendOptions(delegate="/opt/lib.so", fallback=True)
+    data = (linear_tflite if format_ == "tflite" else linear_onnx)(3)
+    with pytest.raises(ModelError) as caught:
+        probe_model(data, format=format_, where="edge", options=options, timeout_s=5)
+    assert hint in str(caught.value.hint)
 
 
 def test_a_library_that_cannot_be_imported_is_one_line(
@@ -211,7 +247,7 @@ def test_a_probe_is_the_first_to_go_and_leaves_no_core(
     ("change", "message"),
     [
         (lambda data: data[: len(data) // 2], "cut short"),
-        (lambda _data: b"", "it has no graph"),
+        (lambda _data: b"", "is empty"),
         (lambda data: data[:-4] + bytes(4), "ONNX"),
     ],
 )

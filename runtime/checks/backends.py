@@ -10,10 +10,12 @@ from ...models.errors import HedgeError
 from ..backends.options import CPU, BackendOptions
 from ..probe.messages import Probed
 from ..trust import why_untrusted
+from .amounts import size_text, time_text
 from .finding import Finding, error, ok, refusal, warning
-from .places import size_text
 
 Probing = Callable[[], Probed]
+_MUCH_BYTES = 1_000_000_000
+_LONG_S = 1.0
 
 
 def check_model(
@@ -23,15 +25,9 @@ def check_model(
 
     A delegate that somebody else could have written is not loaded.
     """
-    why = _why_no_delegate(options.delegate)
-    if why is not None:
-        yield error(
-            "backend",
-            subject,
-            f"the delegate is not loaded: {why}",
-            where="backend.delegate",
-            todo="a delegate runs as this device: install it as root, writable by nobody else",
-        )
+    no_delegate = None if options.delegate is None else _no_delegate(subject, options.delegate)
+    if no_delegate is not None:
+        yield no_delegate
         return
     try:
         probed = probe()
@@ -40,6 +36,7 @@ def check_model(
         return
     found.append(probed)
     yield ok("backend", subject, said(probed))
+    yield from _costs(subject, probed)
     for name in options.providers:
         if name != CPU and name not in probed.runs_on:
             yield warning(
@@ -68,18 +65,44 @@ def check_model(
 def said(probed: Probed) -> str:
     """Return what a model's probe has shown."""
     return (
-        f"runs on {probed.runs_on}: opens in {probed.open_s:.2g} s, first call "
-        f"{probed.first_s * 1e3:.2g} ms, then {probed.again_s * 1e3:.2g} ms; takes "
+        f"runs on {probed.runs_on}: opens in {time_text(probed.open_s)}, first call "
+        f"{time_text(probed.first_s)}, then {time_text(probed.again_s)}; takes "
         f"{size_text(probed.model_bytes)}"
     )
 
 
-def _why_no_delegate(path: str | None) -> str | None:
-    if path is None:
-        return None
+def _costs(subject: str, probed: Probed) -> Iterator[Finding]:
+    """Yield what a model does that few devices can bear, or that nobody can have meant."""
+    if probed.again_s > _LONG_S:
+        text = f"takes {time_text(probed.again_s)} for a sample"
+        yield warning("backend", subject, text, todo="choose a smaller or a quantised variant")
+    if probed.model_bytes > _MUCH_BYTES:
+        text = f"takes {size_text(probed.model_bytes)} of memory"
+        yield warning("backend", subject, text, todo="choose a smaller or a quantised variant")
+    if not probed.finite:
+        yield warning(
+            "backend",
+            subject,
+            "gives NaN or Inf on zeros",
+            todo="a model that normalises each sample may; see that it does not on real samples",
+        )
+
+
+def _no_delegate(subject: str, path: str) -> Finding | None:
+    """Return why the delegate may not be loaded, and what helps; None: it may."""
     if not path.startswith("/"):
-        return f"{path} is no absolute path"
-    try:
-        return why_untrusted(Path(path))
-    except OSError as caught:
-        return f"{path}: {caught.strerror}"
+        why, todo = f"{path} is no absolute path", "give the path from / on"
+    else:
+        try:
+            untrusted = why_untrusted(Path(path))
+        except FileNotFoundError:
+            why, todo = f"{path} is missing", "install it, or correct the path"
+        except OSError as caught:
+            why, todo = f"{path} cannot be looked at: {caught.strerror}", "correct the path"
+        else:
+            if untrusted is None:
+                return None
+            why = untrusted
+            todo = "a delegate runs as this device: install it as root, writable by nobody else"
+    what = f"the delegate is not loaded: {why}"
+    return error("backend", subject, what, where="backend.delegate", todo=todo)

@@ -7,15 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..config import OUTBOX, Config, MqttSinkConfig
+from .amounts import size_text
 from .finding import Finding, error, ok, warning
-from .places import nearest, size_text
+from .places import nearest, why_no_folder
 
 _LEAST_BYTES = 1 << 20  # for the session counter and other small things
 
 
 def check_disk(config: Config, *, base: Path) -> Iterator[Finding]:
-    """Yield whether what may be stored fits on the disk of the state directory."""
+    """Yield whether what may be stored fits on the disk of the state directory.
+
+    Where that cannot be used at all, which is the finding of another area, there is none here.
+    """
     state = base / config.device.state_dir
+    if why_no_folder(state) is not None:
+        return
     found = os.statvfs(nearest(state))
     free = found.f_bavail * found.f_frsize
     uplink = config.uplink

@@ -8,8 +8,8 @@ from pathlib import Path
 from ...telemetry.boards.detect import Detected
 from ..probe.free_memory import free_bytes
 from ..probe.messages import Probed
+from .amounts import size_text
 from .finding import Finding, error, ok, warning
-from .places import size_text
 
 _DAEMON_BYTES = 60_000_000  # what it takes without any model
 _KEEP_FREE_BYTES = 64 << 20  # for everything else, where no profile says how much

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from ...models.bundle import Bundle, load_bundle
 from ...models.choice import chosen
 from ...models.errors import HedgeError, ModelError
 from ...models.graph import model_spec
-from ...models.manifest import Edge, Filter
+from ...models.manifest import DType, Edge, Filter
 from ...models.model import ModelSpec
 from ...telemetry.boards.detect import Detected, detect
 from ..backends.options import BackendOptions
@@ -18,12 +19,12 @@ from ..backends.tensorrt.library import is_installed
 from ..probe.messages import Probed, Tensor
 from ..probe.parts import probe_part
 from ..probe.probe import probe_model
+from .amounts import size_text
 from .backends import check_model, said
 from .board import check_board
 from .bundles import pin_hint
 from .device import check_machine
 from .finding import Finding, error, guarded, ok, warning
-from .places import size_text
 
 _CUDA = "CUDAExecutionProvider"
 _GPUS = ("dev/nvidia0", "dev/nvhost-gpu", "dev/nvmap")
@@ -65,7 +66,10 @@ def _check_file(
     yield from check_model(path.name, probe, options=options, found=probed)
     if kind == "onnx":
         yield from _on_gpu(path, data, root=root)
-    if probed:
+    unfit = _unfit(path, spec)
+    if unfit is not None:
+        yield unfit
+    elif probed:
         yield _next_step(path, spec)
 
 
@@ -84,6 +88,20 @@ def _on_gpu(path: Path, data: bytes, *, root: Path) -> Iterator[Finding]:
         yield ok("backend", _CUDA, said(found), todo=todo)
     there = "is installed" if is_installed() else "is not installed"
     yield ok("backend", "tensorrt", f'{there}; use = "tensorrt" builds an engine of this file')
+
+
+def _unfit(path: Path, spec: ModelSpec) -> Finding | None:
+    """Return why no bundle can feed the model; what is quantised takes float32, too."""
+    takes, known = spec.inputs[0], get_args(DType)
+    if takes.quantisation is not None or takes.dtype.name in known:
+        return None
+    return error(
+        "model",
+        path.name,
+        f"takes {takes.dtype}, and the samples of a bundle are {', '.join(known)}",
+        where=str(path),
+        todo="export it with an input of float32",
+    )
 
 
 def _next_step(path: Path, spec: ModelSpec) -> Finding:
@@ -125,7 +143,7 @@ def _check_parts(
     formats = {f"variant {edge.name}": (edge.format, options) for edge in manifest.edge}
     yield from guarded("board", "board", check_board(board, root=root, wanted=formats))
     mode = None if board.power_mode is None else board.power_mode.name
-    running = chosen(manifest, board=board.hardware, power_mode=mode) if manifest.edge else None
+    running = chosen(manifest, boards=board.names, power_mode=mode) if manifest.edge else None
     parts: list[Edge | Filter] = [*manifest.edge, *manifest.filter]
     for part in parts:
         counted = part is running or isinstance(part, Filter)

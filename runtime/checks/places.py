@@ -22,11 +22,3 @@ def why_no_folder(folder: Path) -> str | None:
             return None
     except OSError as error:
         return f"{there} cannot be written: {error.strerror}"
-
-
-def size_text(size_bytes: float) -> str:
-    """Return a size for people: MB and GB of 1000 each."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(size_bytes) >= factor:
-            return f"{size_bytes / factor:.3g} {unit}"
-    return f"{size_bytes:.0f} B"

@@ -27,6 +27,7 @@ def check_source(stream: Stream, spec: Input | None, *, base: Path) -> Iterator[
     subject = f"stream {stream.name}"
     match stream.source:
         case ReplaySource(path=path):
+            _check_plain(base / path)
             data = load_dataset(base / path)
             if spec is not None:
                 data = data.fitted(spec, where=str(base / path))
@@ -40,6 +41,7 @@ def check_source(stream: Stream, spec: Input | None, *, base: Path) -> Iterator[
 
 
 def _check_file(file: Path, spec: Input | None) -> None:
+    _check_plain(file)
     sample = read_sample(file)
     if spec is None:
         return
@@ -51,3 +53,9 @@ def _check_file(file: Path, spec: Input | None) -> None:
         raise DataError(
             f"a sample of dtype {sample.dtype}; the bundle takes {spec.dtype}", where=str(file)
         )
+
+
+def _check_plain(path: Path) -> None:
+    """Refuse what would be waited for, like a FIFO that nobody writes to."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError("is no plain file", where=str(path))

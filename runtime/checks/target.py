@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -43,6 +44,8 @@ def target_of(name: str) -> Target:
     if path.is_dir():
         return Target(path, "bundle")
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a FIFO waits for who writes it
+            raise ConfigError("is no plain file", where=name)
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
     except OSError as error:

@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,6 +26,14 @@ from ..children import die_with_parent
 from .messages import TASK, Probed, Refused, Task, Tensor
 
 _FIRST_VICTIM = "1000"  # of the system, where memory runs out
+
+
+class _Run(NamedTuple):
+    """The shape of what zeros gave, whether it is free of NaN and infinities, and the time."""
+
+    given: tuple[int, ...]
+    finite: bool
+    took_s: float
 
 
 def main() -> None:
@@ -75,20 +84,20 @@ def _tried(data: bytes, task: Task) -> Probed:
         data, format=task.format, where=task.where, options=task.options, output=task.output
     )
     opened_s = time.monotonic()
-    given, first_s = _run(model, task, rows=1)
-    again_s = _run(model, task, rows=1)[1]
-    _run(model, task, rows=2)
+    first, again = _run(model, task, rows=1), _run(model, task, rows=1)
+    both = _run(model, task, rows=2)
     model.close()
     tensorrt, why_not = _tensorrt(task)
     peak_bytes = _status_bytes("VmHWM")
     return Probed(
         inputs=tuple(map(Tensor.of, model.spec.inputs)),
         outputs=tuple(map(Tensor.of, model.spec.outputs)),
-        given=given,
+        given=first.given,
+        finite=first.finite and again.finite and both.finite,
         runs_on=model.runs_on,
         open_s=opened_s - begun_s,
-        first_s=first_s,
-        again_s=again_s,
+        first_s=first.took_s,
+        again_s=again.took_s,
         peak_bytes=peak_bytes,
         model_bytes=max(0, peak_bytes - before_bytes),
         tensorrt=tensorrt,
@@ -115,8 +124,8 @@ def _tensorrt(task: Task) -> tuple[str | None, str | None]:
     return f"TensorRT {found.version} on {found.gpu.name}", None
 
 
-def _run(model: Model, task: Task, *, rows: int) -> tuple[tuple[int, ...], float]:
-    """Return the shape of what zeros give, and how long it took in seconds.
+def _run(model: Model, task: Task, *, rows: int) -> _Run:
+    """Return what came of ``rows`` samples of zeros.
 
     Raises:
         ModelError: it fails, or gives another number of rows.
@@ -130,7 +139,7 @@ def _run(model: Model, task: Task, *, rows: int) -> tuple[tuple[int, ...], float
     took_s = time.monotonic() - begun_s
     if len(outputs) != rows:
         raise ModelError(f"gives {outputs.shape} for {rows} samples", where=task.where)
-    return outputs.shape, took_s
+    return _Run(outputs.shape, finite=bool(np.isfinite(outputs).all()), took_s=took_s)
 
 
 def _status_bytes(field: str) -> int:

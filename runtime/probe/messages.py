@@ -57,16 +57,18 @@ class Tensor(Struct, frozen=True, kw_only=True):
 class Probed(Struct, frozen=True, kw_only=True, tag="probed"):
     """A model that opens and runs.
 
-    ``given`` is the shape of what one sample gives. ``open_s`` includes loading the library;
-    ``first_s`` is the first call, ``again_s`` the next one. ``peak_bytes`` is the most memory
-    the probe has held at once, ``model_bytes`` how much of it came with library and model;
-    memory of an accelerator is not in it. Where TensorRT is to take over, ``tensorrt`` names it
+    ``given`` is the shape of what one sample gives, ``finite`` whether what zeros give is free of
+    NaN and infinities. ``open_s`` includes loading the library; ``first_s`` is the first call,
+    ``again_s`` the next one. ``peak_bytes`` is the most memory the probe has held at once,
+    ``model_bytes`` how much of it came with library and model; memory of an accelerator is not
+    in it. Where TensorRT is to take over, ``tensorrt`` names it
     and its GPU, or ``without_tensorrt`` says why it cannot.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     given: tuple[int, ...]
+    finite: bool
     runs_on: str
     open_s: float
     first_s: float

@@ -65,10 +65,10 @@ def probe_model(
             report = child.communicate(data, timeout=timeout_s)[0]
         except subprocess.TimeoutExpired as error:
             raise ModelError(
-                f"does not open and run within {timeout_s:g} s", where=where
+                f"does not open and run within {timeout_s:g} s", where=where, hint=_suspect(task)
             ) from error
     if child.returncode != 0:
-        raise _crash(child.returncode, words.decode("utf-8", "replace"), where=where)
+        raise _crash(child.returncode, words.decode("utf-8", "replace"), task)
     found = msgspec.json.decode(report, type=Probed | Refused)
     if isinstance(found, Refused):
         raise found.error()
@@ -119,7 +119,13 @@ def _last_words() -> Iterator[tuple[bytearray, int]]:
         os.close(ear)
 
 
-def _crash(returncode: int, words: str, *, where: str) -> ModelError:
+def _suspect(task: Task) -> str | None:
+    """Return what is to be left out first: a library of somebody else's, if one is loaded."""
+    delegate = task.options.delegate if task.format == "tflite" else None
+    return None if delegate is None else f"with the delegate {delegate}; try without it"
+
+
+def _crash(returncode: int, words: str, task: Task) -> ModelError:
     how = ending(returncode)
     if how.endswith("SIGKILL"):
         how = f"{how}, as the system does where memory runs out"
@@ -127,6 +133,7 @@ def _crash(returncode: int, words: str, *, where: str) -> ModelError:
     said = "".join(filter(str.isprintable, (lines or [""])[-1]))[:200]
     return ModelError(
         f"crashes its runtime: {how}{said and f' ({said})'}",
-        where=where,
-        hint="the file is damaged, or its library cannot run it; try another variant or version",
+        where=task.where,
+        hint=_suspect(task)
+        or "the file is damaged, or its library cannot run it; try another variant or version",
     )

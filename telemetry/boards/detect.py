@@ -64,10 +64,14 @@ class Detected(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What it goes by: its module's name, then its profile's; empty: nothing fits."""
+        return tuple(one.name for one in (self.module, self.profile) if one is not None)
+
+    @property
     def hardware(self) -> str | None:
         """What figures of speed and energy hold for: the module, else the board."""
-        board = self.profile.name if self.profile else None
-        return self.module.name if self.module else board
+        return next(iter(self.names), None)
 
 
 def detect(
