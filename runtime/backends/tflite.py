@@ -94,7 +94,7 @@ class TfliteModel:
     def close(self) -> None:
         """Free the interpreter and its tensors."""
         self._interpreter = None
-        self._shape = ()
+        self._shape = (-1,)
         self._reshaped = self._refuse  # type: ignore[method-assign]
         give_back()
 
