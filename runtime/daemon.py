@@ -108,6 +108,7 @@ def serve(config: Config, *, base: Path, report: Path | None = None) -> RunRepor
                     lanes=lanes,
                     loop=loop,
                     uplink=uplink,
+                    models=models,
                 )
             )
         stack.enter_context(stopped_by_signals(loop.stop))
@@ -125,7 +126,7 @@ def serve(config: Config, *, base: Path, report: Path | None = None) -> RunRepor
             seconds=(boottime_ns() - begun_ns) / 1e9,
             streams=tuple(lane.ledger.report() for lane in lanes),
             uplink=uplink.counters(),
-            counts=dict(loop.counts),
+            counts={**loop.counts, **models.counts()},
             rss_bytes=psutil.Process().memory_info().rss,
         )
     for place in places:

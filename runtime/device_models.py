@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class DeviceModels:
         self._base = base
         self._stack = stack
         self._builds: list[EngineBuild] = []
+        self._engine_counts: list[Counter[str]] = []
         self._systemd = systemd
         self._note: Callable[[str | None], None] | None = None
 
@@ -84,6 +86,11 @@ class DeviceModels:
         """Let ``note`` know how the builds go; None: all are over."""
         self._note = note
 
+    def counts(self) -> dict[str, int]:
+        """What became of engines: cached, built, failed, without_gpu, fell_back; none of 0."""
+        found = sum(self._engine_counts, Counter[str]())
+        return {f"engines_{name}": count for name, count in found.items()}
+
     def feed(self, now_ns: int) -> int | None:
         """Look after the builds; return when that is due again, None once all are over."""
         due = [at for build in self._builds if (at := build.feed(now_ns)) is not None]
@@ -105,8 +112,10 @@ class DeviceModels:
             progress=self._progress,
         )
         self._stack.callback(served.close)
+        self._engine_counts.append(served.counts)
         if served.build is not None:
             self._builds.append(served.build)
+            self._engine_counts.append(served.build.counts)
         return served.model
 
     def _progress(self, progress: BuildProgress) -> None:

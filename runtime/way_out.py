@@ -31,6 +31,7 @@ from ..uplink.pump import Pump
 from ..uplink.topics import Device as Address
 from .both_ends import contract_of, link_to
 from .config import OUTBOX, Config, MqttSinkConfig, UplinkConfig
+from .device_models import DeviceModels
 from .lane import Lane
 from .loop import Loop
 from .sinks.mqtt import MqttSink
@@ -105,6 +106,7 @@ def telemetry_feed(
     lanes: Sequence[Lane],
     loop: Loop,
     uplink: Uplink,
+    models: DeviceModels,
 ) -> TelemetryFeed:
     """Return what hands a record of the run so far to ``topic``, in the loop's thread."""
     begun_s, process = time.monotonic(), psutil.Process()
@@ -115,7 +117,7 @@ def telemetry_feed(
             uptime_s=round(time.monotonic() - begun_s, 3),
             streams={lane.name: lane.ledger.report() for lane in lanes},
             uplink=uplink.counters(),
-            counts=dict(loop.counts),
+            counts={**loop.counts, **models.counts()},
             rss_bytes=process.memory_info().rss,
         )
 

@@ -72,7 +72,8 @@ def run(
         f'[[stream]]\nname = "s"\nbundle = "{bundle}"\n{more}\n'
         f'source = {{ kind = "replay", path = "rows.npz", rate_hz = {rate} }}\n'
     )
-    serve(load_config(folder / "device.toml", environ={}), base=folder)
+    report = serve(load_config(folder / "device.toml", environ={}), base=folder)
+    (folder / "counts.json").write_text(json.dumps(report.counts))
     return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
 
 
@@ -128,9 +129,11 @@ def test_onnx_runtime_serves_until_the_engine_is_built_and_the_next_start_finds_
     with on_gpu("fake", tmp_path, monkeypatch):
         first = run(tmp_path, scaled, how, times=60, rate="20.0")
         assert "served by its engine from now on" in caplog.text
+        assert '"engines_built": 1' in (tmp_path / "counts.json").read_text()
         caplog.clear()
         second = run(tmp_path, scaled, how)
         assert "building" not in caplog.text
+        assert '"engines_cached": 1' in (tmp_path / "counts.json").read_text()
     assert len(first) == 180
     for found, wanted in zip((*first[:3], *first[-3:], *second), plain * 3, strict=True):
         np.testing.assert_allclose(found["probs"], wanted["probs"], rtol=1e-4)
