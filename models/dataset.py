@@ -105,6 +105,8 @@ def load_dataset(path: Path) -> Dataset:
         DataError: there is no such file, it is damaged, or an array is not as it should be.
     """
     file = _only_npz(path) if path.is_dir() else path
+    if file.exists() and not file.is_file():
+        raise DataError("is no plain file", where=str(file))  # a pipe would hold us up for ever
     arrays = _read(file)
     where = str(file)
     x = _samples(arrays, where=where)

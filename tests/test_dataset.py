@@ -266,3 +266,9 @@ def test_real_data_sets_are_read(name: str, shape: tuple[int, ...], labels: int)
     assert data.x.shape == shape
     assert data.labels is not None
     assert len(data.labels) == labels
+
+
+def test_a_pipe_is_no_data_set(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows.npz")
+    with pytest.raises(DataError, match=r"rows\.npz: is no plain file"):
+        load_dataset(tmp_path / "rows.npz")

@@ -19,6 +19,8 @@ def read_sample(file: Path) -> NDArray[Any]:
     Raises:
         DataError: it holds none.
     """
+    if not file.is_file():
+        raise DataError("is no plain file", where=str(file))  # a pipe would hold the loop up
     try:
         data: object = np.load(file, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
