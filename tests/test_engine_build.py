@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
 import shutil
@@ -266,12 +267,16 @@ def _said_once(caplog: pytest.LogCaptureFixture, why: str) -> None:
     assert "\n" not in said[0]
 
 
-def _children() -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if "hedge.runtime.backends.tensorrt.build" in child.cmdline()
-    ]
+def _child() -> psutil.Process:
+    """Return the process that builds, once it is that: between fork and exec it looks like us."""
+    until_s = time.monotonic() + 30
+    while time.monotonic() < until_s:
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "hedge.runtime.backends.tensorrt.build" in child.cmdline():
+                    return child
+        time.sleep(0.005)
+    pytest.fail("nothing builds")
 
 
 def test_a_build_that_hangs_is_ended_at_its_time_limit(
@@ -282,7 +287,7 @@ def test_a_build_that_hangs_is_ended_at_its_time_limit(
 ) -> None:
     fake.script(build="hangs")
     served = opened(fake, linear_onnx(CLASSES), limit_s=2.5)
-    (child,) = _children()
+    child = _child()
     assert serve(served).counts == {"failed": 1}
     assert not child.is_running()
     assert "not ready within 2.5 s" in caplog.text
@@ -297,7 +302,7 @@ def test_a_build_that_is_killed_leaves_nothing_half_done(
 ) -> None:
     fake.script(build="hangs")
     served = opened(fake, linear_onnx(CLASSES))
-    (child,) = _children()
+    child = _child()
     child.kill()
     assert serve(served).counts == {"failed": 1}
     assert "killed by SIGKILL" in caplog.text
@@ -309,7 +314,7 @@ def test_closing_ends_the_build(
 ) -> None:
     fake.script(build="hangs")
     served = opened(fake, linear_onnx(CLASSES))
-    (child,) = _children()
+    child = _child()
     served.close()
     served.close()
     assert not child.is_running()
@@ -338,7 +343,7 @@ def test_the_child_is_nice_first_to_be_killed_and_gone_with_its_parent(
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"serves\n"
         try:
-            (child,) = _children()
+            child = _child()
             wanted = min(19, psutil.Process().nice() + 10)
             eventually(lambda: child.nice() == wanted)
             score = Path(f"/proc/{child.pid}/oom_score_adj")
@@ -616,7 +621,7 @@ def test_an_interrupt_of_the_terminal_does_not_reach_the_build(
 ) -> None:
     fake.script(build="hangs")
     with closing(opened(fake, linear_onnx(CLASSES))):
-        (child,) = _children()
+        child = _child()
         assert os.getsid(child.pid) != os.getsid(0)  # Ctrl-C goes to a terminal's own session
         os.kill(child.pid, signal.SIGTERM)
         child.wait(30)
