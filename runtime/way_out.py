@@ -158,23 +158,33 @@ def _labels(bundles: Mapping[str, Bundle]) -> dict[str, tuple[str, ...]]:
     return {name: bundle.labels for name, bundle in bundles.items()}
 
 
-def _link(uplink: UplinkConfig, address: Address, *, base: Path, state: Path) -> Link:
-    """Return the link, with a meter around it if there is anything to keep to."""
+def device_link(uplink: UplinkConfig, *, client_id: str, base: Path, session_s: int) -> Link:
+    """Return the link that the configuration describes, without a meter and not yet open.
+
+    Raises:
+        ConfigError: the URL or one of the files is no good.
+    """
 
     def path(name: str | None) -> Path | None:
         return None if name is None else base / name
 
-    link = link_to(
+    return link_to(
         uplink.broker,
-        client_id=f"hedge-{address.site}-{address.name}",
+        client_id=client_id,
         password_file=path(uplink.password_file),
         ca_file=path(uplink.ca_file),
         cert_file=path(uplink.cert_file),
         key_file=path(uplink.key_file),
         max_packet_bytes=uplink.max_packet_bytes,
         keepalive_s=uplink.keepalive_s,
-        session_s=uplink.session_s,
+        session_s=session_s,
     )
+
+
+def _link(uplink: UplinkConfig, address: Address, *, base: Path, state: Path) -> Link:
+    """Return the link, with a meter around it if there is anything to keep to."""
+    client_id = f"hedge-{address.site}-{address.name}"
+    link = device_link(uplink, client_id=client_id, base=base, session_s=uplink.session_s)
     if uplink.budget is None and not uplink.quiet_hours:
         return link
     file = BudgetFile(state / _BUDGET)

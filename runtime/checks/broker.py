@@ -15,9 +15,9 @@ from ...uplink.link.budget import Budget
 from ...uplink.link.link import Connected, Disconnected, Link, Subscribed
 from ...uplink.link.quiet import QuietHours
 from ...uplink.topics import Device as Address
-from ..both_ends import link_to
 from ..config import Config, UplinkConfig
 from ..trust import why_untrusted
+from ..way_out import device_link
 from .finding import Finding, error, ok, warning
 
 _PATIENCE_S = 20.0
@@ -96,19 +96,9 @@ def check_broker(config: Config, uplink: UplinkConfig, *, base: Path) -> Iterato
 
 
 def _link(config: Config, uplink: UplinkConfig, *, base: Path) -> Link:
-    def path(name: str | None) -> Path | None:
-        return None if name is None else base / name
-
-    return link_to(
-        uplink.broker,
-        client_id=f"hedge-{config.device.site}-{config.device.name}-check",
-        password_file=path(uplink.password_file),
-        ca_file=path(uplink.ca_file),
-        cert_file=path(uplink.cert_file),
-        key_file=path(uplink.key_file),
-        max_packet_bytes=uplink.max_packet_bytes,
-        keepalive_s=uplink.keepalive_s,
-    )
+    """Return the device's link under another name, since the daemon may be connected."""
+    name = f"hedge-{config.device.site}-{config.device.name}-check"
+    return device_link(uplink, client_id=name, base=base, session_s=0)
 
 
 def _greeted(link: Link, subject: str, address: Address, *, nodes: int) -> Iterator[Finding]:
