@@ -84,21 +84,26 @@ class Lane:
         """
         if data.dtype != self._dtype or data.shape != self._shape:
             data = self._conform(data)
-        batch, clock, stages = data[None], self.clock, self.ledger.stages
+        batch, clock, ledger = data[None], self.clock, self.ledger
+        stages = ledger.stages
         begun_ns = filtered_ns = clock()
         for one in self.filters:
             kept = one.keep(batch)
             filtered_ns = clock()
             stages.filter.record(filtered_ns - begun_ns)
             if not kept:
+                ledger.busy_ns["dropped"] += filtered_ns - begun_ns
                 return None
         outputs = self.model.infer(self.prepare(batch))[0]
         inferred_ns = clock()
         decision, opinion = self.policy.decide(
             self.assessor.assess(outputs), deepen=self.assessor.deepen
         )
-        stages.decide.record(clock() - inferred_ns)
+        decided_ns = clock()
         stages.infer.record(inferred_ns - filtered_ns)
+        stages.uncertainty.record(decided_ns - inferred_ns)
+        route = "accepted" if decision.action == "accept" else "escalated"
+        ledger.busy_ns[route] += decided_ns - begun_ns
         return opinion, decision
 
     def _conform(self, data: NDArray[Any]) -> NDArray[Any]:

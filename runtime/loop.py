@@ -128,13 +128,16 @@ class Loop:
             lane.ledger.read += 1
             if judged is None:
                 lane.ledger.routes["dropped"] += 1
-                self._emit(sample, route="dropped", reason="filter", final=True)
+                latency_ns = self._emit(sample, route="dropped", reason="filter", final=True)
+                lane.ledger.first["dropped"].record(latency_ns)
+                lane.ledger.final["dropped"].record(latency_ns)
             else:
                 self._act(lane, sample, *judged)
 
     def _act(self, lane: Lane, sample: Sample, opinion: Opinion, decision: Decision) -> None:
         ledger, accepted = lane.ledger, decision.action == "accept"
-        ledger.routes["accepted" if accepted else "escalated"] += 1
+        way = "accepted" if accepted else "escalated"
+        ledger.routes[way] += 1
         ledger.reasons[decision.reason] += 1
         latency_ns = self._emit(
             sample,
@@ -144,9 +147,9 @@ class Loop:
             reason=decision.reason,
             final=accepted,
         )
-        ledger.stages.first.record(latency_ns)
+        ledger.first[way].record(latency_ns)
         if accepted:
-            ledger.stages.final.record(latency_ns)
+            ledger.final["edge"].record(latency_ns)
         else:
             self._escalate(lane, sample, opinion, fuse=decision.action == "fuse")
 
@@ -238,7 +241,7 @@ class Loop:
             final=True,
             degraded=degraded,
         )
-        lane.ledger.stages.final.record(latency_ns)
+        lane.ledger.final[route if degraded is None else "degraded"].record(latency_ns)
         owed = degraded != "not_stored"  # what was never stored is owed by nobody
         if owed and self.counts["sink_errors"] == missed:  # else a restart says it once more
             self._uplink.final(sample.id)
@@ -255,7 +258,9 @@ class Loop:
         times = ledger.reasons[reason]
         trace = error if reason == "bug" else None
         _log.log(rarely(times), "%s: failed sample %d: %s", lane.name, times, error, exc_info=trace)
-        self._emit(sample, route="failed", reason=reason, final=True)
+        latency_ns = self._emit(sample, route="failed", reason=reason, final=True)
+        ledger.first["failed"].record(latency_ns)
+        ledger.final["failed"].record(latency_ns)
 
     def _emit(
         self,

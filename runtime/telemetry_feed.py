@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..uplink.publishers.telemetry_topic import Telemetry
+from ..telemetry.snapshot import Snapshot
 
 
 class TelemetryFeed:
@@ -16,9 +16,9 @@ class TelemetryFeed:
 
     def __init__(
         self,
-        offer: Callable[[Telemetry], None],
+        offer: Callable[[Snapshot], None],
         *,
-        record: Callable[[], Telemetry],
+        record: Callable[[], Snapshot],
         every_s: float,
     ) -> None:
         self._offer = offer

@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from ..models.bundle import Bundle
 from ..telemetry.clock import boottime_ns
+from ..telemetry.snapshot import Snapshot
 from ..uplink import codecs
 from ..uplink.absent import Absent
 from ..uplink.asks import Uplink
@@ -26,7 +27,7 @@ from ..uplink.publishers.home_assistant import HomeAssistant
 from ..uplink.publishers.outcomes import OutcomePublisher
 from ..uplink.publishers.publisher import Publisher
 from ..uplink.publishers.spool import Spool
-from ..uplink.publishers.telemetry_topic import Telemetry, TelemetryTopic
+from ..uplink.publishers.telemetry_topic import TelemetryTopic
 from ..uplink.pump import Pump
 from ..uplink.topics import Device as Address
 from .both_ends import contract_of, link_to
@@ -111,8 +112,8 @@ def telemetry_feed(
     """Return what hands a record of the run so far to ``topic``, in the loop's thread."""
     begun_s, process = time.monotonic(), psutil.Process()
 
-    def record() -> Telemetry:
-        return Telemetry(
+    def record() -> Snapshot:
+        return Snapshot(
             session=session,
             uptime_s=round(time.monotonic() - begun_s, 3),
             streams={lane.name: lane.ledger.report() for lane in lanes},

@@ -78,6 +78,12 @@ class Histogram:
         return int(self._counts.sum()) + len(self._held)
 
     @property
+    def sum_ns(self) -> int:
+        """All durations together, exact."""
+        self._count()
+        return self._sum_ns
+
+    @property
     def mean_ns(self) -> float | None:
         """The mean duration, exact; None while nothing is recorded."""
         self._count()
@@ -105,6 +111,13 @@ class Histogram:
         ranks = np.maximum(1.0, np.array(shares) * reached[-1])
         found = _MIDDLES[np.searchsorted(reached, ranks)]
         return [min(max(int(one), self._min_ns), self._max_ns) for one in found]
+
+    def below(self, bounds_ns: Sequence[int]) -> list[int]:
+        """Return how many durations are at most each bound, the bound read within 1/64."""
+        self._count()
+        reached = np.cumsum(self._counts)
+        found: list[int] = reached[_buckets(np.array(bounds_ns, np.int64))].tolist()
+        return found
 
     def add(self, other: Histogram) -> None:
         """Count all that ``other`` has counted as well."""

@@ -1,4 +1,4 @@
-"""The ledger of one stream: where every sample went, and what each stage cost.
+"""The ledger of one stream: where every sample went, and how long each stage took.
 
 Two sums hold at every moment (`Ledger.imbalance`)::
 
@@ -11,18 +11,32 @@ Resumed are samples that an earlier run had escalated and left without a final o
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from msgspec import Struct
 
+from .energy.figures import StreamEnergy
 from .histogram import Histogram
 
 ROUTES = ("dropped", "reused", "accepted", "escalated", "failed", "overrun")
 ENDS = ("answered", "expired", "evicted", "dead", "refused", "lost")
+STAGES = ("filter", "infer", "uncertainty", "uplink")
+ANSWERS = ("edge", "cloud", "fused", "degraded")
+FINALS = (*ANSWERS, "dropped", "failed")
 QUANTILES = (0.5, 0.9, 0.99)
+BOUNDS_MS = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0),
+    *(250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 60_000.0),
+)
+"""Up to which durations `Latency.below` counts."""
 
 
-class Latency(Struct, frozen=True):
-    """A stage's latency, in milliseconds; None where nothing was recorded."""
+class Latency(Struct, frozen=True, omit_defaults=True):
+    """Some latencies, in milliseconds; None where nothing was recorded.
+
+    ``below`` counts those up to each of BOUNDS_MS; None: it was not asked for.
+    """
 
     count: int
     mean: float | None
@@ -30,10 +44,30 @@ class Latency(Struct, frozen=True):
     p90: float | None
     p99: float | None
     max: float | None
+    below: tuple[int, ...] | None = None
+
+
+class Done(NamedTuple):
+    """How often something was done, and how long it took altogether."""
+
+    times: int
+    busy_ns: int
+
+
+class Work(NamedTuple):
+    """What a stream has done since the start, by stage and by route of the samples."""
+
+    stages: Mapping[str, Done]
+    routes: Mapping[str, Done]
 
 
 class StreamReport(Struct, frozen=True, kw_only=True):
-    """A stream's ledger as it is reported. ``energy_j`` is None where no sensor exists."""
+    """A stream's ledger as it is reported.
+
+    ``latency_ms`` is by stage, and from capture to the first and to the final outcome of all
+    samples that got an answer; ``first_ms`` is to the first outcome by route, ``final_ms`` to
+    the final one by whose answer it is (FINALS). ``energy`` is None where no sensor is read.
+    """
 
     stream: str
     read: int
@@ -43,31 +77,38 @@ class StreamReport(Struct, frozen=True, kw_only=True):
     resumed: int
     reasons: dict[str, int]
     latency_ms: dict[str, Latency]
-    energy_j: float | None
+    first_ms: dict[str, Latency]
+    final_ms: dict[str, Latency]
+    energy: StreamEnergy | None = None
 
 
 class Stages:
     """A latency histogram per stage.
 
-    ``filter``, ``infer``, ``decide`` (score and policy), ``uplink`` (offer to answer),
-    ``first`` and ``final`` (capture to the sample's first and final outcome).
+    ``filter``, ``infer``, ``uncertainty`` (score and policy), ``uplink`` (offer to answer).
     """
 
-    __slots__ = ("decide", "filter", "final", "first", "infer", "uplink")
+    __slots__ = STAGES
 
     def __init__(self) -> None:
         self.filter = Histogram()
         self.infer = Histogram()
-        self.decide = Histogram()
+        self.uncertainty = Histogram()
         self.uplink = Histogram()
-        self.first = Histogram()
-        self.final = Histogram()
 
 
 class Ledger:
-    """Counters by route, by end and by reason, and a latency histogram per stage."""
+    """Counters by route, by end and by reason; latency histograms by stage and by route.
 
-    __slots__ = ("ends", "read", "reasons", "resumed", "routes", "stages", "stream", "waiting")
+    ``first`` and ``final`` hold the time from a sample's capture to its first outcome, by
+    its route, and to its final one, by whose answer that is. ``busy_ns`` is how long the
+    loop was at work on the samples of a route.
+    """
+
+    __slots__ = (
+        *("busy_ns", "ends", "final", "first", "read", "reasons", "resumed", "routes", "stages"),
+        *("stream", "waiting"),
+    )
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
@@ -76,8 +117,11 @@ class Ledger:
         self.resumed = 0
         self.routes = dict.fromkeys(ROUTES, 0)
         self.ends = dict.fromkeys(ENDS, 0)
+        self.busy_ns = dict.fromkeys(ROUTES, 0)
         self.reasons: Counter[str] = Counter()
         self.stages = Stages()
+        self.first = {route: Histogram() for route in ROUTES}
+        self.final = {route: Histogram() for route in FINALS}
 
     def imbalance(self) -> str | None:
         """Return which of the two sums does not hold, or None as long as both do."""
@@ -92,8 +136,28 @@ class Ledger:
             )
         return None
 
-    def report(self) -> StreamReport:
-        """Return everything counted so far."""
+    def work(self) -> Work:
+        """Return what was done so far; of the uplink only how often it was asked."""
+        stages = {name: getattr(self.stages, name) for name in STAGES if name != "uplink"}
+        return Work(
+            stages={
+                **{name: Done(one.count, one.sum_ns) for name, one in stages.items()},
+                "uplink": Done(self.routes["escalated"], 0),
+            },
+            routes={name: Done(self.routes[name], self.busy_ns[name]) for name in ROUTES},
+        )
+
+    def report(self, *, energy: StreamEnergy | None = None, buckets: bool = False) -> StreamReport:
+        """Return everything counted so far; with ``buckets`` also `Latency.below`."""
+        stages = {name: getattr(self.stages, name) for name in STAGES}
+        answers = {  # what was dropped or failed has none
+            "first": _merged([self.first["accepted"], self.first["escalated"]]),
+            "final": _merged([self.final[whose] for whose in ANSWERS]),
+        }
+
+        def told(histograms: Mapping[str, Histogram]) -> dict[str, Latency]:
+            return {name: latency(one, buckets=buckets) for name, one in histograms.items()}
+
         return StreamReport(
             stream=self.stream,
             read=self.read,
@@ -102,15 +166,32 @@ class Ledger:
             waiting=self.waiting,
             resumed=self.resumed,
             reasons=dict(sorted(self.reasons.items())),
-            latency_ms={stage: latency(getattr(self.stages, stage)) for stage in Stages.__slots__},
-            energy_j=None,
+            latency_ms=told(stages | answers),
+            first_ms=told({name: one for name, one in self.first.items() if one.count}),
+            final_ms=told({name: one for name, one in self.final.items() if one.count}),
+            energy=energy,
         )
 
 
-def latency(histogram: Histogram) -> Latency:
+def latency(histogram: Histogram, *, buckets: bool = False) -> Latency:
     """Return a histogram's summary in milliseconds."""
     p50, p90, p99 = (_ms(ns) for ns in histogram.quantiles(QUANTILES))
-    return Latency(histogram.count, _ms(histogram.mean_ns), p50, p90, p99, _ms(histogram.max_ns))
+    return Latency(
+        histogram.count,
+        _ms(histogram.mean_ns),
+        p50,
+        p90,
+        p99,
+        _ms(histogram.max_ns),
+        tuple(histogram.below([int(ms * 1e6) for ms in BOUNDS_MS])) if buckets else None,
+    )
+
+
+def _merged(histograms: Iterable[Histogram]) -> Histogram:
+    merged = Histogram()
+    for one in histograms:
+        merged.add(one)
+    return merged
 
 
 def _ms(ns: float | None) -> float | None:

@@ -18,12 +18,12 @@ from paho.mqtt.client import topic_matches_sub
 from hedge.models.records import Opinion, Outcome, Route
 from hedge.runtime.sinks.sink import line_of
 from hedge.telemetry.ledger import Ledger
+from hedge.telemetry.snapshot import Snapshot
 from hedge.uplink.link.link import Connected, Received
 from hedge.uplink.link.mqtt import MqttLink
 from hedge.uplink.link.scripted import ScriptedBroker, ScriptedLink
 from hedge.uplink.publishers.home_assistant import HomeAssistant, discovery
 from hedge.uplink.publishers.presence import Presence
-from hedge.uplink.publishers.telemetry_topic import Telemetry
 from hedge.uplink.pump import Pump
 from hedge.uplink.topics import Device
 
@@ -80,7 +80,7 @@ def telemetry(*, read: int = 50, dropped: int = 10, escalated: int = 9) -> bytes
     ledger = Ledger("door")
     ledger.read = read
     ledger.routes |= {"dropped": dropped, "escalated": escalated}
-    record = Telemetry(
+    record = Snapshot(
         session=3, uptime_s=60.0, streams={"door": ledger.report()}, uplink={}, counts={}
     )
     return msgspec.json.encode(record)

@@ -26,6 +26,7 @@ from hedge.runtime.sinks.mqtt import MqttSink
 from hedge.runtime.sinks.sink import Line
 from hedge.telemetry.clock import boottime_ns
 from hedge.telemetry.ledger import Ledger
+from hedge.telemetry.snapshot import Snapshot
 from hedge.uplink import wire
 from hedge.uplink.asks import Ask, Contract
 from hedge.uplink.far_end.worker import Responder, Worker
@@ -35,7 +36,7 @@ from hedge.uplink.outbox.outbox import MemoryOutbox
 from hedge.uplink.publishers.outcomes import OutcomePublisher
 from hedge.uplink.publishers.presence import Status
 from hedge.uplink.publishers.spool import Spool
-from hedge.uplink.publishers.telemetry_topic import Telemetry, TelemetryTopic
+from hedge.uplink.publishers.telemetry_topic import TelemetryTopic
 from hedge.uplink.pump import Pump
 from hedge.uplink.topics import Device
 
@@ -47,7 +48,7 @@ MESSAGES: dict[str, type[Struct]] = {
     "outcome": Line,
     "part": wire.Part,
     "status": Status,
-    "telemetry": Telemetry,
+    "telemetry": Snapshot,
 }
 PACKED = ("answer", "ask", "notice", "part")  # MessagePack; the others are JSON
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -313,11 +314,11 @@ def outcomes() -> list[Outcome]:
     ]
 
 
-def telemetry(pump: Pump) -> Telemetry:
+def telemetry(pump: Pump) -> Snapshot:
     """Return a record."""
     ledger = Ledger("cam")
-    ledger.stages.first.record(5)
-    return Telemetry(
+    ledger.first["accepted"].record(5)
+    return Snapshot(
         session=3,
         uptime_s=0.5,
         streams={"cam": ledger.report()},

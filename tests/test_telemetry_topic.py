@@ -10,10 +10,11 @@ import pytest
 
 from hedge.runtime.telemetry_feed import TelemetryFeed
 from hedge.telemetry.ledger import Ledger
+from hedge.telemetry.snapshot import Snapshot
 from hedge.uplink.link.link import Connected, Received
 from hedge.uplink.link.mqtt import MqttLink
 from hedge.uplink.link.scripted import ScriptedBroker, ScriptedLink
-from hedge.uplink.publishers.telemetry_topic import Telemetry, TelemetryTopic
+from hedge.uplink.publishers.telemetry_topic import TelemetryTopic
 from hedge.uplink.pump import Pump
 from hedge.uplink.topics import Device
 
@@ -21,10 +22,10 @@ SECOND_NS = 10**9
 DEVICE = Device("s", "d")
 
 
-def record(session: int = 3) -> Telemetry:
+def record(session: int = 3) -> Snapshot:
     """Return a record; the session tells which."""
     streams = {"cam": Ledger("cam").report()}
-    return Telemetry(session=session, uptime_s=1.5, streams=streams, uplink={}, counts={"x": 2})
+    return Snapshot(session=session, uptime_s=1.5, streams=streams, uplink={}, counts={"x": 2})
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def sessions(link: ScriptedLink) -> list[int]:
 
 
 def test_a_record_is_made_at_once_and_then_every_so_often() -> None:
-    made: list[Telemetry] = []
+    made: list[Snapshot] = []
     feed = TelemetryFeed(made.append, record=record, every_s=10)
     assert feed.feed(5) == 5 + 10 * SECOND_NS
     assert feed.feed(10 * SECOND_NS) == 5 + 10 * SECOND_NS

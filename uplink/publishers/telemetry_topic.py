@@ -10,30 +10,14 @@ from collections import deque
 from collections.abc import Callable
 
 import msgspec
-from msgspec import Struct
 
-from ...telemetry.ledger import StreamReport
+from ...telemetry.snapshot import Snapshot
 from ..link.link import Link, Received
 from ..topics import Device
 
 
-class Telemetry(Struct, frozen=True, kw_only=True):
-    """One record; all counts are since the start of this session.
-
-    ``streams`` are by name; ``uplink`` is what the connection has counted, ``counts`` what
-    the loop has. ``rss_bytes`` is the process's memory.
-    """
-
-    session: int
-    uptime_s: float
-    streams: dict[str, StreamReport]
-    uplink: dict[str, int]
-    counts: dict[str, int]
-    rss_bytes: int | None = None
-
-
 class TelemetryTopic:
-    """A `Publisher` of the newest `Telemetry`; ``wake`` makes the pump's thread call `turn`."""
+    """A `Publisher` of the newest `Snapshot`; ``wake`` makes the pump's thread call `turn`."""
 
     def __init__(self, device: Device, *, wake: Callable[[], None]) -> None:
         self._topic = device.telemetry
@@ -49,7 +33,7 @@ class TelemetryTopic:
         """Nothing is subscribed to."""
         return ()
 
-    def offer(self, record: Telemetry) -> None:
+    def offer(self, record: Snapshot) -> None:
         """Hand over a record, from any one thread; it takes the place of one not yet sent."""
         self._newest.append(self._encoder.encode(record))
         self._offered += 1

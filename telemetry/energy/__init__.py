@@ -1,0 +1,1 @@
+"""Energy: power integrated over time, and shared out to stages and routes."""
