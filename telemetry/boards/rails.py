@@ -55,16 +55,17 @@ def find_rails(tree: Tree, power: Power) -> tuple[FoundRail, ...]:
         msgspec.structs.replace(one, in_total=rail.label in power.total)
         for rail in power.rail
         for one in (*there, *_command(tree, rail))
-        if _is(one, rail)
+        if fits(one, rail)
     )
 
 
 def missing_rails(found: tuple[FoundRail, ...], power: Power) -> tuple[str, ...]:
     """Return the labels of the profile's rails that are not there."""
-    return tuple(rail.label for rail in power.rail if not any(_is(one, rail) for one in found))
+    return tuple(rail.label for rail in power.rail if not any(fits(one, rail) for one in found))
 
 
-def _is(one: FoundRail, rail: Rail) -> bool:
+def fits(one: FoundRail, rail: Rail) -> bool:
+    """Return whether it is that rail of a profile."""
     return (
         one.driver == rail.driver
         and rail.address in (None, one.address)

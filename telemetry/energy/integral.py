@@ -42,7 +42,6 @@ PLAUSIBLE_W = {
     "package": 1500.0,
     "gpu": 2000.0,
     "battery": 400.0,  # USB-C ends at 240 W
-    "replayed": 2000.0,
 }
 """No rail of such a source takes more watts, in either direction: such a reading has jumped."""
 

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 Kind = Literal["power", "energy"]
-Scope = Literal["none", "module", "board", "pmic", "package", "gpu", "battery", "replayed"]
+Scope = Literal["none", "module", "board", "pmic", "package", "gpu", "battery"]
 
 
 class PowerSource(Struct, frozen=True, kw_only=True):
