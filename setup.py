@@ -15,6 +15,9 @@ OIP = ["grpcio>=1.64", "protobuf>=4.25"]
 ZSTD = ["zstandard>=0.23"]
 JPEG = ["pillow>=11"]
 QUANTIZE = [*ONNX, *TFLITE, *BUNDLE, "onnx>=1.17", "ai-edge-quantizer>=0.10"]
+NVML = ["nvidia-ml-py>=12.535"]
+OTEL = ["opentelemetry-sdk>=1.36", "opentelemetry-exporter-otlp-proto-http>=1.36"]
+BENCH = [*ONNX, "mlcommons-loadgen>=6"]  # on other machines than x86_64 it is built, by g++
 TRAIN = [*ONNX, *BUNDLE, "onnx>=1.17", "scikit-learn>=1.4", "torch>=2.4"]
 DEV = [
     *DEMO,
@@ -23,6 +26,9 @@ DEV = [
     *ZSTD,
     *JPEG,
     *TRAIN,
+    *NVML,
+    *OTEL,
+    "mlcommons-loadgen>=6; platform_machine == 'x86_64'",
     "build>=1.2",
     "setuptools>=77",
     "wheel>=0.45",
@@ -30,6 +36,7 @@ DEV = [
     "jinja2>=3.1",
     "jsonschema>=4.23",
     "mypy>=1.15",
+    "prometheus-client>=0.20",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
     "pyyaml>=6.0",
@@ -83,7 +90,9 @@ setup(
         "zstd": ZSTD,
         "jpeg": JPEG,
         "train": TRAIN,
-        "bench": ONNX,
+        "bench": BENCH,
+        "nvml": NVML,
+        "otel": OTEL,
         "demo": DEMO,
         "dev": DEV,
     },

@@ -27,20 +27,31 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Waiting:
-    """An escalated sample whose final outcome is still to come."""
+    """An escalated sample whose final outcome is still to come.
+
+    Of one that an earlier run escalated neither ``reason`` nor ``timed_ns`` is known: why it
+    was, and when its filters, model and policy began and the last ended.
+    """
 
     sample: Sample
     opinion: Opinion
     fuse: bool
     offered_ns: int
     deadline_ns: int
+    traceparent: str | None = None
+    reason: str | None = None
+    timed_ns: tuple[int, int, int, int] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Lane:
-    """One stream: its source, filters, model and policy, its ledger, and what it waits for."""
+    """One stream: its source, filters, model and policy, its ledger, and what it waits for.
+
+    ``title`` names its model for people.
+    """
 
     name: str
+    title: str = ""
     source: Source
     input: Input
     filters: Sequence[Keep]
@@ -55,6 +66,7 @@ class Lane:
     on_unavailable: Literal["edge", "abstain"] = "edge"
     window: int = 256
     waiting: dict[str, Waiting] = field(default_factory=dict)
+    timed_ns: tuple[int, int, int, int] = field(default=(0, 0, 0, 0), init=False)
     _shape: tuple[int, ...] = field(init=False)
     _dtype: np.dtype[Any] = field(init=False)
 
@@ -100,6 +112,7 @@ class Lane:
             self.assessor.assess(outputs), deepen=self.assessor.deepen
         )
         decided_ns = clock()
+        self.timed_ns = (begun_ns, filtered_ns, inferred_ns, decided_ns)  # of the last sample
         stages.infer.record(inferred_ns - filtered_ns)
         stages.uncertainty.record(decided_ns - inferred_ns)
         route = "accepted" if decision.action == "accept" else "escalated"

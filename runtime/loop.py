@@ -24,6 +24,7 @@ from .feed import Feed
 from .lane import Lane, Waiting
 from .scheduler import RoundRobin
 from .sinks.sink import Sink
+from .tracing.tracer import NullTracer, Tracer
 
 _log = logging.getLogger(__name__)
 _LONGEST_S = 3600.0  # a wait that some platforms refuse begins at months
@@ -52,15 +53,18 @@ class Loop:
         bell: threading.Event,
         clock: Clock,
         feeds: Sequence[Feed],
+        tracer: Tracer = NullTracer(),  # noqa: B008 -- has no state
     ) -> None:
         self._lanes = lanes
         self._scheduler = RoundRobin(lanes)
         self._ids = ids
-        self._emits: tuple[Callable[[Outcome], None], ...] = tuple(sink.emit for sink in sinks)
+        self._emits: tuple[Callable[[Outcome], None], ...] = ()
+        self.use(sinks)
         self._uplink = uplink
         self._bell = bell
         self._clock = clock
         self._feeds = feeds
+        self._tracer = tracer
         self._stopping = False
         self.counts: Counter[str] = Counter()
 
@@ -68,6 +72,22 @@ class Loop:
         """End the loop after the sample in hand; safe from a signal handler."""
         self._stopping = True
         self._bell.set()
+
+    def use(self, sinks: Sequence[Sink]) -> None:
+        """Hand outcomes to these sinks from now on; in the loop's thread, from a feed."""
+        self._emits = tuple(sink.emit for sink in sinks)
+
+    def replace(self, lanes: Sequence[Lane]) -> None:
+        """Serve these lanes from now on; in the loop's thread, from a feed.
+
+        What waits for an answer on a lane that goes gets the edge's.
+        """
+        for lane in self._lanes:
+            if not any(lane is one for one in lanes):
+                for waiting in list(lane.waiting.values()):
+                    self._degrade(lane, waiting, end="expired", reason="reloaded")
+        self._lanes = lanes
+        self._scheduler = RoundRobin(lanes)
 
     def resume(self, owed: Sequence[Owed]) -> None:
         """Take up what an earlier run has left without a final outcome; before `run`.
@@ -85,7 +105,14 @@ class Loop:
                 continue
             until_ns = min(one.answer_by_ns, now_ns + lane.answer_within_ns)
             sample = Sample(one.stream, one.id, one.asked_at_ns, _NOTHING)
-            waiting = Waiting(sample, one.opinion, False, one.asked_at_ns, until_ns)  # noqa: FBT003 -- a record's field
+            waiting = Waiting(
+                sample,
+                one.opinion,
+                False,  # noqa: FBT003 -- a record's field
+                one.asked_at_ns,
+                until_ns,
+                traceparent=one.traceparent,
+            )
             lane.waiting[one.id] = waiting
             lane.ledger.resumed += 1
             lane.ledger.waiting += 1
@@ -151,11 +178,20 @@ class Loop:
         if accepted:
             ledger.final["edge"].record(latency_ns)
         else:
-            self._escalate(lane, sample, opinion, fuse=decision.action == "fuse")
+            self._escalate(lane, sample, opinion, decision)
 
-    def _escalate(self, lane: Lane, sample: Sample, opinion: Opinion, *, fuse: bool) -> None:
+    def _escalate(self, lane: Lane, sample: Sample, opinion: Opinion, decision: Decision) -> None:
         now_ns = self._clock()
-        waiting = Waiting(sample, opinion, fuse, now_ns, now_ns + lane.answer_within_ns)
+        waiting = Waiting(
+            sample,
+            opinion,
+            decision.action == "fuse",
+            now_ns,
+            now_ns + lane.answer_within_ns,
+            self._tracer.begin(),
+            decision.reason,
+            lane.timed_ns,
+        )
         ask = Ask(
             id=sample.id,
             stream=lane.name,
@@ -165,6 +201,7 @@ class Loop:
             opinion=opinion,
             asked_at_ns=now_ns,
             deadline_ns=waiting.deadline_ns,
+            traceparent=waiting.traceparent,
         )
         lane.waiting[sample.id] = waiting
         lane.ledger.waiting += 1
@@ -242,6 +279,8 @@ class Loop:
             degraded=degraded,
         )
         lane.ledger.final[route if degraded is None else "degraded"].record(latency_ns)
+        ended_ns = sample.taken_at_ns + latency_ns
+        self._tracer.end(waiting, route=route, end=end, degraded=degraded, ended_ns=ended_ns)
         owed = degraded != "not_stored"  # what was never stored is owed by nobody
         if owed and self.counts["sink_errors"] == missed:  # else a restart says it once more
             self._uplink.final(sample.id)

@@ -15,10 +15,14 @@ from ..uplink.far_end.probe import Verdict
 from ..uplink.far_end.worker import Worker
 from ..uplink.link.link import KEEPALIVE_S
 from .both_ends import link_to
-from .health import Health
+from .local_server.server import LocalServer, tcp_listener
+from .local_server.worker_pages import WorkerPages
 from .notify import Notifier
 from .open_inference.address import Address
 from .signals import stopped_by_signals
+from .tracing.opening import open_traces
+from .tracing.options import TracesOptions
+from .version import installed
 from .worker_models import Servers, open_responders
 
 _SERVER = re.compile(r"(?:(.+?)=)?((?:https?|grpcs?)://.*)")
@@ -69,6 +73,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--threads", type=_threads, default=1, help="threads of the model library")
     _add_serving(parser)
     _add_models(parser)
+    _add_traces(parser)
     parser.set_defaults(run=run)
 
 
@@ -122,6 +127,21 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_traces(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--traces",
+        metavar="URL",
+        help="continue the traces of devices, and send the spans to this collector: "
+        "OTLP over HTTP, as in http://host:4318",
+    )
+    parser.add_argument(
+        "--traces-headers-file",
+        metavar="PATH",
+        help="lines NAME: VALUE that go to the collector with every request, as its key",
+    )
+    parser.add_argument("--traces-ca-file", metavar="PATH", help="whom https:// of --traces trusts")
+
+
 def _name(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9_-]{1,64}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a name of a-z, 0-9, _ and -")
@@ -149,6 +169,8 @@ def run(options: argparse.Namespace) -> int:
         responders = open_responders(
             options.bundles, servers=servers, threads=options.threads, stack=stack
         )
+        traces = open_traces(_traces(options), worker=options.name, version=installed())
+        stack.callback(traces.close)
         link = link_to(
             options.broker,
             client_id=f"hedge-worker-{options.name}",
@@ -169,15 +191,29 @@ def run(options: argparse.Namespace) -> int:
             batch_wait_s=options.batch_wait_ms / 1000,
             on_serving=lambda how: _serving(notifier, how, options.shard),
             on_waiting=lambda why: notifier.send(f"STATUS=waiting: {why}"),
+            traces=traces,
         )
         if options.health is not None:
             host, port = options.health
             stuck_s = max(60.0, 4.0 * options.model_timeout_s)  # of the calls of one check
-            stack.callback(Health(host, port, figures=worker.figures, stuck_s=stuck_s).close)
+            pages = WorkerPages(worker.figures, stuck_s=stuck_s)
+            stack.callback(LocalServer(tcp_listener(host, port), pages).close)
         stack.enter_context(stopped_by_signals(worker.stop))
         notifier.send("READY=1")
         worker.run(drain_s=options.drain_s)
     return 0
+
+
+def _traces(options: argparse.Namespace) -> TracesOptions | None:
+    if options.traces is None:
+        if options.traces_headers_file or options.traces_ca_file:
+            raise ConfigError("files for traces without a collector", hint="give --traces, too")
+        return None
+    return TracesOptions(
+        endpoint=options.traces,
+        headers_file=options.traces_headers_file,
+        ca_file=options.traces_ca_file,
+    )
 
 
 def _serving(notifier: Notifier, how: Verdict, shard: tuple[int, int]) -> None:

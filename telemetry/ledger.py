@@ -35,7 +35,7 @@ BOUNDS_MS = (
 class Latency(Struct, frozen=True, omit_defaults=True):
     """Some latencies, in milliseconds; None where nothing was recorded.
 
-    ``below`` counts those up to each of BOUNDS_MS; None: it was not asked for.
+    ``sum`` is of all, ``below`` counts those up to each of BOUNDS_MS; None: not asked for.
     """
 
     count: int
@@ -44,6 +44,7 @@ class Latency(Struct, frozen=True, omit_defaults=True):
     p90: float | None
     p99: float | None
     max: float | None
+    sum: float | None = None
     below: tuple[int, ...] | None = None
 
 
@@ -79,6 +80,7 @@ class StreamReport(Struct, frozen=True, kw_only=True):
     latency_ms: dict[str, Latency]
     first_ms: dict[str, Latency]
     final_ms: dict[str, Latency]
+    model: str | None = None
     energy: StreamEnergy | None = None
 
 
@@ -147,7 +149,13 @@ class Ledger:
             routes={name: Done(self.routes[name], self.busy_ns[name]) for name in ROUTES},
         )
 
-    def report(self, *, energy: StreamEnergy | None = None, buckets: bool = False) -> StreamReport:
+    def report(
+        self,
+        *,
+        model: str | None = None,
+        energy: StreamEnergy | None = None,
+        buckets: bool = False,
+    ) -> StreamReport:
         """Return everything counted so far; with ``buckets`` also `Latency.below`."""
         stages = {name: getattr(self.stages, name) for name in STAGES}
         answers = {  # what was dropped or failed has none
@@ -169,6 +177,7 @@ class Ledger:
             latency_ms=told(stages | answers),
             first_ms=told({name: one for name, one in self.first.items() if one.count}),
             final_ms=told({name: one for name, one in self.final.items() if one.count}),
+            model=model,
             energy=energy,
         )
 
@@ -183,6 +192,7 @@ def latency(histogram: Histogram, *, buckets: bool = False) -> Latency:
         p90,
         p99,
         _ms(histogram.max_ns),
+        histogram.sum_ns / 1e6 if buckets else None,
         tuple(histogram.below([int(ms * 1e6) for ms in BOUNDS_MS])) if buckets else None,
     )
 

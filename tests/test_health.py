@@ -10,12 +10,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from email.message import Message
+from typing import Any
 
 import msgspec
 import pytest
 
 from hedge.models.errors import ConfigError, ModelAwayError
-from hedge.runtime.health import Health, metrics
+from hedge.runtime.local_server.server import LocalServer, tcp_listener
+from hedge.runtime.local_server.worker_pages import WorkerPages, metrics
 from hedge.uplink import wire
 from hedge.uplink.far_end.responder import Responder
 from hedge.uplink.far_end.worker import Worker
@@ -25,7 +27,7 @@ from hedge.uplink.topics import Device
 
 StartWorker = Callable[..., Worker]
 Eventually = Callable[[Callable[[], bool]], None]
-Watch = Callable[..., Health]
+Watch = Callable[..., LocalServer]
 
 
 @pytest.fixture
@@ -33,15 +35,16 @@ def watch() -> Iterator[Watch]:
     """Give `watch(figures, …)`: the health of a worker on a port of its own."""
     with contextlib.ExitStack() as stack:
 
-        def start(figures: Callable[[], Figures], **options: object) -> Health:
-            health = Health("127.0.0.1", 0, figures=figures, **options)  # type: ignore[arg-type]
+        def start(figures: Callable[[], Figures], **options: Any) -> LocalServer:  # noqa: ANN401 -- what the constructor takes
+            pages = WorkerPages(figures, **options)
+            health = LocalServer(tcp_listener("127.0.0.1", 0), pages)
             stack.callback(health.close)
             return health
 
         yield start
 
 
-def fetch(health: Health, path: str) -> tuple[int, str, Message]:
+def fetch(health: LocalServer, path: str) -> tuple[int, str, Message]:
     """Return the status, the text and the headers of a page."""
     url = f"http://127.0.0.1:{health.port}{path}"
     try:
@@ -168,7 +171,7 @@ def test_nothing_else_is_served(start_worker: StartWorker, watch: Watch) -> None
 def test_those_who_connect_and_say_nothing_do_not_pile_up(
     start_worker: StartWorker, watch: Watch, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hedge.runtime.health._WHOLE_S", 0.5)
+    monkeypatch.setattr("hedge.runtime.local_server.server._WHOLE_S", 0.5)
     health = watch(start_worker(ScriptedLink(ScriptedBroker())).figures)
     with contextlib.ExitStack() as stack:
         silent = [
@@ -188,9 +191,8 @@ def test_those_who_connect_and_say_nothing_do_not_pile_up(
 
 
 def test_an_address_that_is_taken_is_an_error_that_names_it(free_port: int) -> None:
-    worker = Worker(ScriptedLink(ScriptedBroker()), name="w0", responders=[])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free_port))
         taken.listen()
         with pytest.raises(ConfigError, match=f"127.0.0.1:{free_port}: cannot be listened on"):
-            Health("127.0.0.1", free_port, figures=worker.figures)
+            tcp_listener("127.0.0.1", free_port)

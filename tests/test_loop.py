@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,7 +29,8 @@ from hedge.runtime.policy import Policy
 from hedge.runtime.sources.replay import Replay
 from hedge.runtime.sources.source import Captured
 from hedge.telemetry.ledger import Ledger
-from hedge.uplink.asks import Answer, Ask, Owed
+from hedge.uplink.asks import Answer, Ask, Contract, Owed
+from hedge.uplink.codecs import Codec
 
 _INPUT = Input(kind="tensor", shape=(2,), dtype="float32")
 _SURE = (20.0, -20.0, -20.0)  # label 0, vacuity 0.13
@@ -105,6 +106,12 @@ class ScriptedUplink:
 
     def owed(self) -> list[Owed]:
         return []
+
+    def adopt(self, contracts: Mapping[str, Contract], *, codecs: Mapping[str, Codec]) -> None:
+        self.adopted = (contracts, codecs)
+
+    def busy_ns(self) -> int:
+        return 0
 
     def counters(self) -> dict[str, int]:
         return {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import get_args
+from typing import Literal, get_args
 
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
 
@@ -333,6 +334,39 @@ def test_a_message_that_promises_more_than_it_holds_is_refused(payload: bytes) -
         wire.decode_request(payload)
 
 
+class _OlderRequest(Struct, frozen=True, array_like=True):
+    """A request as it was before `wire.Request.traceparent`."""
+
+    v: Literal[1]
+    id: wire.Id
+    session: wire.Count
+    kind: str
+    model: wire.Name
+    contract: wire.Digest
+    entry: wire.Entry
+    remaining_ms: int | None
+    dtype: str
+    shape: tuple[int, ...]
+    codec: str
+    opinion: wire.WireOpinion | None
+    body: bytes
+
+
+def test_requests_with_and_without_a_trace_are_read_by_older_and_newer_ends() -> None:
+    traced = request(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    by_old = msgspec.msgpack.decode(wire.encode(traced), type=_OlderRequest)
+    assert msgspec.structs.astuple(by_old) == msgspec.structs.astuple(traced)[:-1]
+    assert wire.decode_request(msgspec.msgpack.encode(by_old)) == request()
+    assert wire.decode_request(wire.encode(traced)) == traced
+
+
+def test_a_traceparent_that_is_no_text_or_too_long_is_refused() -> None:
+    *fields, _ = msgspec.structs.astuple(request())
+    for wrong in (7, b"00", "0" * 129):
+        with pytest.raises(WireError, match="not understood"):
+            wire.decode_request(msgspec.msgpack.encode([*fields, wrong]))
+
+
 def test_fields_that_a_later_version_may_append_are_passed_over() -> None:
     longer = [*msgspec.msgpack.decode(wire.encode(reply())), "later", 7]
     assert wire.decode_reply(msgspec.msgpack.encode(longer)) == reply()
@@ -344,6 +378,7 @@ def test_fields_that_a_later_version_may_append_are_passed_over() -> None:
         Properties(),
         Properties(content_type="application/msgpack", expiry_s=1),
         Properties("application/msgpack", "hedge/1/s/d/answer", b"12-345", 86_400),
+        Properties(expiry_s=1, user=(("traceparent", "00-1-2-01"), ("é", ""), ("é", "x" * 300))),
         Properties(content_type="c" * 300, response_topic="r" * 200, correlation=b"\0" * 17_000),
     ],
 )
@@ -356,5 +391,6 @@ def test_packed_properties_are_what_the_library_reads(given_: Properties) -> Non
         getattr(found, "ResponseTopic", None),
         getattr(found, "CorrelationData", None),
         getattr(found, "MessageExpiryInterval", None),
+        tuple(getattr(found, "UserProperty", ())),
     )
     assert read == given_

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .asks import Answer, Ask, Owed
+from collections.abc import Mapping
+
+from .asks import Answer, Ask, Contract, Owed
+from .codecs import Codec
 
 
 class Absent:
@@ -27,6 +30,13 @@ class Absent:
 
     def final(self, ask_id: str) -> None:
         """Do nothing."""
+
+    def adopt(self, contracts: Mapping[str, Contract], *, codecs: Mapping[str, Codec]) -> None:
+        """Do nothing."""
+
+    def busy_ns(self) -> int:
+        """Return 0."""
+        return 0
 
     def note(self, text: str | None) -> None:
         """Do nothing."""

@@ -7,6 +7,7 @@ an `Answer` ends it. What both ends must agree on about a model is its `Contract
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..models.manifest import DType
 from ..models.records import Opinion, Probs
+from .codecs import Codec
 
 Kind = Literal["decide", "audit", "label"]
 Status = Literal["answered", "refused", "not_stored", "evicted", "dead", "lost"]
@@ -38,7 +40,8 @@ class Ask(Struct, frozen=True, kw_only=True, gc=False):
 
     ``id`` is the sample's; ``body`` (contract's shape and dtype) feeds the graph input
     ``entry``. Times are CLOCK_BOOTTIME. After ``deadline_ns`` the answer has no use to the
-    user; None is for kinds that nobody waits for.
+    user; None is for kinds that nobody waits for. ``traceparent`` names the trace that the far
+    end is to continue (W3C Trace Context), None: none.
     """
 
     id: str
@@ -49,6 +52,7 @@ class Ask(Struct, frozen=True, kw_only=True, gc=False):
     opinion: Opinion
     asked_at_ns: int
     deadline_ns: int | None
+    traceparent: str | None = None
 
 
 class Answer(Struct, frozen=True, gc=False):
@@ -71,7 +75,8 @@ class Answer(Struct, frozen=True, gc=False):
 class Owed(Struct, frozen=True, kw_only=True, gc=False):
     """An ask of an earlier run whose user still waits for the final outcome.
 
-    The opinion is the edge's as it was sent; times are CLOCK_BOOTTIME of this boot.
+    The opinion and the ``traceparent`` are as they were sent; times are CLOCK_BOOTTIME of this
+    boot.
     """
 
     id: str
@@ -79,6 +84,7 @@ class Owed(Struct, frozen=True, kw_only=True, gc=False):
     opinion: Opinion
     asked_at_ns: int
     answer_by_ns: int
+    traceparent: str | None = None
 
 
 class Uplink(Protocol):
@@ -106,6 +112,12 @@ class Uplink(Protocol):
 
     def final(self, ask_id: str) -> None:
         """Note that the sinks have the final outcome of what was offered; it is not owed now."""
+
+    def adopt(self, contracts: Mapping[str, Contract], *, codecs: Mapping[str, Codec]) -> None:
+        """Go by these contracts and codecs, by stream, for what is offered from now on."""
+
+    def busy_ns(self) -> int:
+        """Return the CPU time that the uplink's thread has taken."""
 
     def note(self, text: str | None) -> None:
         """Say with the status what the device is busy with; None: with nothing but its work."""

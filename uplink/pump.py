@@ -117,6 +117,7 @@ class Pump:
         self._trouble: str | None = None
         self._closing_s: float | None = None
         self._error: BaseException | None = None
+        self._busy_ns = 0
         self._thread = threading.Thread(target=self._run, name="hedge-uplink", daemon=True)
 
     @property
@@ -168,11 +169,21 @@ class Pump:
         """Copy the counters; bytes are those of topics and payloads."""
         counts = self._tally.copy()
         counts.update({f"outbox_{name}": n for name, n in self._outbox.counters().items()})
+        stats = self._outbox.stats()
+        counts["outbox_held"] = stats.pending + stats.in_flight
         for publisher in self._publishers:
             counts.update(publisher.counters())
         if self._meter is not None:
             counts.update({f"left_{name}": n for name, n in self._meter.left.items()})
         return counts
+
+    def adopt(self, contracts: Mapping[str, Contract], *, codecs: Mapping[str, wire.Codec]) -> None:
+        """Go by these for what is offered from now on."""
+        self._contracts, self._codecs = contracts, codecs
+
+    def busy_ns(self) -> int:
+        """Return the CPU time of the thread, as of its last turn."""
+        return self._busy_ns
 
     def note(self, text: str | None) -> None:
         """Say with the status what the device is busy with."""
@@ -239,6 +250,7 @@ class Pump:
         self._ring()
         if self._connected and self._presence.insist(self._link):
             self._tally.add("births")
+        self._busy_ns = time.thread_time_ns()
 
     def _finish(self, timeout_s: float) -> None:
         """Store what was offered last, and let the publishers say what they have to say."""
@@ -445,6 +457,7 @@ class Pump:
             codec=codec,
             opinion=wire.opinion_of(ask.opinion),
             body=bodies.encode(ask.body, dtype=contract.dtype, codec=codec),
+            traceparent=ask.traceparent,
         )
         if len(request.body) + _MARGIN_BYTES > wire.MAX_REQUEST_BYTES:
             raise WireError(f"{len(request.body)} bytes are too many for a request", where=ask.id)
@@ -521,6 +534,7 @@ def _owed(record: Record) -> Owed | None:
         opinion=Opinion(probs, told.score, told.score_name, vacuity=told.vacuity),
         asked_at_ns=record.asked_at_ns,
         answer_by_ns=record.answer_by_ns,
+        traceparent=record.request.traceparent,
     )
 
 

@@ -223,7 +223,8 @@ class Sender:
         request = _timed(record, now_ns)
         payload = wire.encode(request)
         limit, topic = self._max_packet_bytes, self._device.ask(record.stream)
-        texts = (topic, wire.CONTENT_TYPE, self._device.answer, record.id)
+        others = (self._device.answer, record.id, request.traceparent or "")
+        texts = (topic, wire.CONTENT_TYPE, *others)
         if limit is None or len(payload) + sum(map(len, texts)) + _BESIDE_BYTES <= limit:
             return topic, payload
         notice = wire.Notice(
@@ -293,7 +294,14 @@ class Sender:
             response_topic=self._device.answer,
             correlation=record.id.encode(),
             expiry_s=None if left_ns is None else -(-left_ns // 1_000_000_000),
+            user=_user(record),
         )
+
+
+def _user(record: Record) -> tuple[tuple[str, str], ...]:
+    """Return the user properties: what brokers and bridges need to join in a trace."""
+    traceparent = record.request.traceparent
+    return () if traceparent is None else (("traceparent", traceparent),)
 
 
 def _part(record: Record, index: int, pieces: Sequence[bytes]) -> bytes:

@@ -45,6 +45,7 @@ Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 Entry = Annotated[str, Meta(min_length=1, max_length=64)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
 Axis = Annotated[int, Meta(ge=1, lt=1 << 31)]
+Traceparent = Annotated[str, Meta(max_length=128)]
 
 
 class WireOpinion(Struct, frozen=True, array_like=True, gc=False):
@@ -57,7 +58,11 @@ class WireOpinion(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Request(Struct, frozen=True, array_like=True, gc=False):
-    """One ask. Its answer has no use ``remaining_ms`` after the sending; None: it always has."""
+    """One ask. Its answer has no use ``remaining_ms`` after the sending; None: it always has.
+
+    ``traceparent`` (W3C Trace Context, §3.2) says which trace the ask belongs to, if any. It
+    is no reason to refuse an ask: who traces passes over one that cannot be read.
+    """
 
     v: Literal[1]
     id: Id
@@ -72,6 +77,7 @@ class Request(Struct, frozen=True, array_like=True, gc=False):
     codec: Codec
     opinion: WireOpinion | None
     body: bytes
+    traceparent: Traceparent | None = None
 
 
 class Reply(Struct, frozen=True, array_like=True, gc=False):

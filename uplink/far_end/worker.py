@@ -45,6 +45,7 @@ from .attendance import Attendance
 from .claims import Claim, Claims
 from .probe import Probe, Verdict
 from .responder import Responder, refusal, replies, reply
+from .traces import NoTraces, Traces
 from .worker_figures import Figures, ModelMeter
 from .worker_memory import Answers, Hand, Job
 
@@ -73,7 +74,7 @@ class Worker:
     (index, count). The first ask of a batch waits for ``max_batch`` of them for ``batch_wait_s``
     at most. ``on_serving`` is called whenever asks can come, with "shared" or "plain", and
     ``on_waiting`` whenever they cannot since a model is away, with the reason. ``memory``
-    bounds the answers kept for asks that come twice.
+    bounds the answers kept for asks that come twice. ``traces`` continues those of devices.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Worker:
         memory_bytes: int = 16 << 20,
         on_serving: Callable[[Verdict], None] | None = None,
         on_waiting: Callable[[str], None] | None = None,
+        traces: Traces = NoTraces(),  # noqa: B008 -- has no state
         clock: Clock = boottime_ns,
     ) -> None:
         self._link = link
@@ -108,6 +110,7 @@ class Worker:
         self._models = Attendance(responders)
         self._on_serving = on_serving
         self._on_waiting = on_waiting
+        self._traces = traces
         self._clock = clock
         self._probe: Probe | None = None
         self._connected = False
@@ -128,7 +131,7 @@ class Worker:
 
     def counters(self) -> dict[str, int]:
         """Copy the counters; bytes are those of topics and payloads."""
-        return self._tally.copy() | self._claims.counters()
+        return self._tally.copy() | self._claims.counters() | self._traces.counters()
 
     def figures(self) -> Figures:
         """Return the state as of the last turn, a second ago at most; for any thread."""
@@ -442,12 +445,14 @@ class Worker:
                 return
             self._refuse(jobs[0], f"the model failed: {type(error).__name__}", error=error)
             return
-        self._measure(contract, jobs, self._clock() - begun_ns)
+        ended_ns = self._clock()
+        self._measure(contract, jobs, ended_ns - begun_ns)
         for job, one in zip(jobs, made, strict=True):
             payload = wire.encode(one)
             self._given.put(job.key, payload)
             self._tally.add("answered")
             self._publish(job, payload)
+        self._traces.answered(jobs, begun_ns=begun_ns, ended_ns=ended_ns)
 
     def _opened(self, job: Job) -> list[NDArray[Any]]:
         """Return an ask's tensor; none where its time has run out or it cannot be read."""
@@ -481,6 +486,7 @@ class Worker:
     def _refuse(self, job: Job, detail: str, *, error: BaseException | None = None) -> None:
         self._tally.drop("errors", detail, error=error)
         self._publish(job, wire.encode(reply(job.request, "error", detail=detail)))
+        self._traces.refused(job, why=detail, ended_ns=self._clock())
 
     def _refuse_notice(
         self, device: topics.Device, notice: wire.Notice, tokens: list[Token], detail: str

@@ -78,13 +78,14 @@ Event = Connected | Disconnected | Subscribed | Delivered | Received
 class Properties(NamedTuple):
     """What MQTT 5 says about a message beside it; older protocols leave it out.
 
-    ``expiry_s`` are whole seconds, from 1.
+    ``expiry_s`` are whole seconds, from 1; ``user`` are names and values of others' making.
     """
 
     content_type: str | None = None
     response_topic: str | None = None
     correlation: bytes | None = None
     expiry_s: int | None = None
+    user: tuple[tuple[str, str], ...] = ()
 
 
 class Will(NamedTuple):

@@ -11,6 +11,7 @@ from paho.mqtt.properties import Properties as PahoProperties
 from .link import Properties
 
 _EXPIRY, _CONTENT_TYPE, _RESPONSE_TOPIC, _CORRELATION = b"\x02", b"\x03", b"\x08", b"\x09"
+_USER = b"\x26"
 
 
 class Packed(PahoProperties):
@@ -26,6 +27,8 @@ class Packed(PahoProperties):
             found += _RESPONSE_TOPIC + _sized(given.response_topic.encode())
         if given.correlation is not None:
             found += _CORRELATION + _sized(given.correlation)
+        for name, value in given.user:
+            found += _USER + _sized(name.encode()) + _sized(value.encode())
         object.__setattr__(self, "_packed", _length(len(found)) + found)
 
     def pack(self) -> bytes:

@@ -1,0 +1,181 @@
+"""A small HTTP server on a socket: GET and HEAD, few at a time, none of them for long.
+
+Each connection is one question. Its head may have `_HEAD_BYTES`; what follows is not read.
+It is for a loopback, a closed net or a Unix socket: there is no TLS and no password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from http import HTTPStatus
+from http.client import LineTooLong
+from http.server import BaseHTTPRequestHandler
+from io import BufferedIOBase
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any
+
+from ...models.errors import ConfigError
+from .page import Answer, Page
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+_WHOLE_S = 5.0  # for one question and its answer
+_HEAD_BYTES = 16_384
+
+
+class LocalServer:
+    """Serves what ``answer`` makes of each path, in a thread, until `close`.
+
+    ``listener`` is a bound socket, over TCP or Unix; it is the server's from here on.
+    """
+
+    def __init__(self, listener: socket.socket, answer: Answer) -> None:
+        self._server = _Server(listener, answer)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="hedge-http", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The TCP port, also where 0 left the choice to the system."""
+        return int(self._server.socket.getsockname()[1])
+
+    def close(self) -> None:
+        """Stop; closing twice is harmless."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def tcp_listener(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address; port 0 leaves it to the system.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_AT_ONCE)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(f"cannot be listened on: {error}", where=f"{host}:{port}") from error
+    return listener
+
+
+class _Server(ThreadingMixIn, TCPServer):
+    """At most `_AT_ONCE` connections, each for `_WHOLE_S` at most; more are hung up on."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, listener: socket.socket, answer: Answer) -> None:
+        self.answer = answer
+        self._places = threading.BoundedSemaphore(_AT_ONCE)
+        super().__init__(("", 0), _Handler, bind_and_activate=False)
+        self.socket.close()  # the base's own
+        self.socket = listener
+        listener.listen(_AT_ONCE)
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 -- the base's
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+        end = threading.Timer(_WHOLE_S, _cut, (request,))
+        end.daemon = True
+        end.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            end.cancel()
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002
+        _log.debug("a question over HTTP came to nothing", exc_info=True)
+
+
+class _Head:
+    """What is read of a connection: the lines of one head, which may be only so long."""
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        self._file = file
+        self._left = _HEAD_BYTES
+
+    def readline(self, limit: int = _HEAD_BYTES) -> bytes:
+        line = self._file.readline(min(limit, self._left))
+        self._left -= len(line)
+        if self._left <= 0:
+            raise LineTooLong("head")
+        return line
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = _WHOLE_S
+    server_version = "hedge"
+    sys_version = ""
+
+    def setup(self) -> None:
+        """Read no more than a head."""
+        super().setup()
+        self.rfile = _Head(self.rfile)  # type: ignore[assignment]  # all that is called
+
+    def handle(self) -> None:
+        """Answer one question, or say that its first line is too long."""
+        try:
+            super().handle()
+        except LineTooLong:  # of the headers the base says so itself
+            self.requestline = self.request_version = self.command = ""
+            self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
+
+    def do_GET(self) -> None:
+        """Answer with a page."""
+        self._give(with_body=True)
+
+    def do_HEAD(self) -> None:
+        """Answer without the text."""
+        self._give(with_body=False)
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 -- the base's
+        """Leave no line for each probe."""
+
+    def _give(self, *, with_body: bool) -> None:
+        page = self._page()
+        body = page.text.encode("utf-8", "replace")
+        self.send_response(page.status)
+        self.send_header("Content-Type", page.kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def _page(self) -> Page:
+        try:
+            return self.server.answer(self.path.partition("?")[0])
+        except Exception:  # noqa: BLE001 -- one page must not end the others; the log says why
+            _log.exception("no page for %r", self.path)
+            return Page(
+                "it could not be made; the log says why\n", HTTPStatus.INTERNAL_SERVER_ERROR
+            )
+
+
+def _cut(request: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)

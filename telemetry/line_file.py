@@ -1,0 +1,48 @@
+"""A file of lines that survives a crash: it holds whole lines, and lines of one kind only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from ..models.errors import ConfigError
+
+_BLOCK = 1 << 16
+
+
+def open_lines(path: Path, *, begin: bytes, what: str) -> int:
+    """Open a file whose first line begins with ``begin``, or a new one, of mode 0600.
+
+    Returns a descriptor that appends. ``what`` are the lines, in the plural, for the error.
+
+    Raises:
+        ConfigError: the file cannot be written, or is there and holds anything else.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", where=str(path)) from error
+    found = os.pread(fd, len(begin), 0) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    if found is None or not begin.startswith(found):
+        os.close(fd)
+        raise ConfigError(
+            f"is there already, and is no file of {what}", where=str(path), hint="name another"
+        )
+    return fd
+
+
+def recover_tail(fd: int) -> int:
+    """Cut a last line that has no end, left by a crash; return how many bytes went."""
+    size = end = os.fstat(fd).st_size
+    while end > 0:
+        begin = max(0, end - _BLOCK)
+        newline = os.pread(fd, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            end = begin + newline + 1
+            break
+        end = begin
+    if end < size:
+        os.ftruncate(fd, end)
+    return size - end
