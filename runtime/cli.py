@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 
 from ..models.errors import HedgeError
 from .children import die_with_parent
+from .logs import complain, configure_logging
 
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -40,11 +40,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     from .commands import parser  # noqa: PLC0415 -- takes a while, in which Ctrl-C must work
 
     options = parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    configure_logging(verbose=options.verbose, environ=os.environ)
     code: int = options.run(options)
     return code
 
@@ -53,5 +49,5 @@ def _say(line: str | None, code: int) -> int:
     """Say why it ends; what standard output has not taken is dropped, or Python would insist."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if line is not None:
-        print(line, file=sys.stderr)
+        complain(line, environ=os.environ)
     return code

@@ -15,16 +15,20 @@ from msgspec import Meta, Struct
 from ..models.errors import ConfigError
 from ..models.manifest import Name, Sha256
 from ..models.toml import parse_toml, to_record
+from ..telemetry.power.options import PowerOptions
 from ..uplink.codecs import Codec
 from ..uplink.link.budget import Limits
 from ..uplink.link.link import KEEPALIVE_S
 from ..uplink.outbox.shelf import Evict
 from ..uplink.publishers.home_assistant import PREFIX as PREFIX_OF_HOME_ASSISTANT
 from .backends.options import BackendOptions
+from .tracing.options import TracesOptions
 
 Rate = Annotated[float, Meta(gt=0, le=1e6)]
 Text = Annotated[str, Meta(min_length=1, max_length=4000, pattern=r"^[^\x00]+\Z")]
 Milliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
+EveryS = Annotated[float, Meta(ge=1, le=86_400)]
+Place = Annotated[str, Meta(pattern=r"^(?:[^\s/@]{1,255}:)?[0-9]{1,5}\Z")]
 Few = Annotated[int, Meta(ge=1, le=65_536)]
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]
 PREFIX = "HEDGE__"
@@ -124,11 +128,30 @@ class UplinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     )
 
 
+class TelemetryLogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The run's figures as JSON lines, every so often; `telemetry.exporters.telemetry_log`."""
+
+    path: Text
+    every_s: EveryS = 60.0
+    max_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 10_000_000
+    keep: Annotated[int, Meta(ge=0, le=1000)] = 4
+
+
 class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the run's report goes when it ends, and how often its figures are published."""
+    """What is told of the run while it goes on, and where its report goes when it ends.
+
+    Every ``every_s`` its figures are published over the uplink. ``prometheus`` is where they
+    can be asked for over HTTP ("9469" or "HOST:PORT"; without a host on the loopback only),
+    besides ``hedge.sock`` in the state directory. ``power`` says which sensors are read,
+    ``traces`` where the ways of escalated samples are told.
+    """
 
     report: Text | None = None
-    every_s: Annotated[float, Meta(ge=1, le=86_400)] | None = None
+    every_s: EveryS | None = None
+    prometheus: Place | None = None
+    log: TelemetryLogConfig | None = None
+    power: PowerOptions = PowerOptions()
+    traces: TracesOptions | None = None
 
 
 class JsonLinesSink(

@@ -6,59 +6,49 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
-from ..models.bundle import Bundle, load_bundle
-from ..models.choice import chosen
-from ..models.dataset import load_dataset
-from ..models.errors import BundleError, ConfigError
-from ..models.manifest import Edge, Input
-from ..models.opinion import Assessor
 from ..telemetry.boards.detect import Detected, detect
 from ..telemetry.boards.profile import find_profile
 from ..telemetry.clock import boottime_ns
-from ..telemetry.ledger import Ledger
-from .config import (
-    Config,
-    FolderSource,
-    JsonLinesSink,
-    MqttSinkConfig,
-    ReplaySource,
-    Stream,
-    TerminalSink,
-)
-from .device_models import DeviceModels
+from ..telemetry.power.opening import open_reader
+from .config import Config
+from .cost import Cost
 from .feed import Feed
-from .filters.skip import SkipFilter
-from .lane import Lane
 from .loop import Loop
 from .notify import Notifier
-from .policy import Policy
+from .reload import Reload
 from .report import RunReport, check_place, write_json
+from .run_figures import RunFigures
 from .session import next_session
-from .shipped import bundle_path
 from .signals import stopped_by_signals
-from .sinks.json_lines import JsonLines
-from .sinks.sink import Sink
-from .sinks.terminal import Terminal
-from .sources.folder import Folder
-from .sources.replay import Replay
-from .sources.source import Source
-from .way_out import telemetry_feed, way_out
+from .sinks.local import LocalSinks, open_sinks
+from .snapshots import Snapshots
+from .streams import Streams
+from .telling import open_log, periodic, serve_locally
+from .tracing.opening import open_tracer
+from .tracing.tracer import Tracer
+from .version import installed
+from .way_out import way_out
 
 _log = logging.getLogger(__name__)
 
 _GOODBYE_S = 2.0
 
 
-def serve(config: Config, *, base: Path, report: Path | None = None) -> RunReport:
+def serve(
+    config: Config,
+    *,
+    base: Path,
+    report: Path | None = None,
+    reread: Callable[[], Config] | None = None,
+) -> RunReport:
     """Serve the streams of ``config`` until their sources end or a signal comes.
 
     Relative paths of the configuration begin at ``base``. The report goes to ``report``
-    and to the place that the configuration names.
+    and to the place that the configuration names. On SIGHUP ``reread`` gives the
+    configuration as it is then (see `reload`).
 
     Raises:
         HedgeError: something named by the configuration cannot be opened.
@@ -68,82 +58,97 @@ def serve(config: Config, *, base: Path, report: Path | None = None) -> RunRepor
     for place in places:
         check_place(place)
     with contextlib.ExitStack() as stack:
-        notifier = Notifier()
-        stack.callback(notifier.close)
-        bell = threading.Event()
-        bundles = _bundles(config, base=base)
-        board = _board(config, base=base)
-        models = DeviceModels(
-            board,
-            state=base / config.device.state_dir,
-            base=base,
-            stack=stack,
-            systemd=notifier.send,
-        )
-        lanes = [
-            _lane(stream, bundles[stream.name], base=base, board=board, models=models, stack=stack)
-            for stream in config.stream
-        ]
-        sinks = _sinks(config, bundles, base=base, stack=stack)
-        session = next_session(base / config.device.state_dir)
-        out = way_out(config, bundles, base=base, session=session, bell=bell)
-        uplink = out.uplink
-        feeds: list[Feed] = [notifier, models]
-        models.tell(uplink.note)
-        loop = Loop(
-            lanes,
-            ids=(f"{session}-{number}" for number in itertools.count()),
-            sinks=[*sinks, *out.sinks],
-            uplink=uplink,
-            bell=bell,
-            clock=boottime_ns,
-            feeds=feeds,
-        )
-        if out.telemetry is not None and config.telemetry.every_s is not None:
-            feeds.append(
-                telemetry_feed(
-                    out.telemetry,
-                    every_s=config.telemetry.every_s,
-                    session=session,
-                    lanes=lanes,
-                    loop=loop,
-                    uplink=uplink,
-                    models=models,
-                )
-            )
-        stack.enter_context(stopped_by_signals(loop.stop))
-        loop.resume(uplink.owed())
-        uplink.start()
-        stack.callback(uplink.close, timeout_s=_GOODBYE_S)
-        notifier.send("READY=1\nSTATUS=serving")
-        begun_ns = boottime_ns()
-        loop.run()
-        notifier.send("STOPPING=1")
-        found = RunReport(
-            device=config.device.name,
-            site=config.device.site,
-            session=session,
-            seconds=(boottime_ns() - begun_ns) / 1e9,
-            streams=tuple(lane.ledger.report() for lane in lanes),
-            uplink=uplink.counters(),
-            counts={**loop.counts, **models.counts()},
-            rss_bytes=psutil.Process().memory_info().rss,
-        )
+        found = _serve(config, base=base, reread=reread, stack=stack)
     for place in places:
         write_json(place, found)
     return found
 
 
-def _bundles(config: Config, *, base: Path) -> dict[str, Bundle]:
-    """Load each stream's bundle, once where several streams share it."""
-    loaded: dict[tuple[Path, str | None], Bundle] = {}
-    bundles = {}
-    for stream in config.stream:
-        key = (bundle_path(stream.bundle, base=base), stream.pin)
-        if key not in loaded:
-            loaded[key] = load_bundle(key[0], pin=stream.pin)
-        bundles[stream.name] = loaded[key]
-    return bundles
+def _serve(
+    config: Config,
+    *,
+    base: Path,
+    reread: Callable[[], Config] | None,
+    stack: contextlib.ExitStack,
+) -> RunReport:
+    def local_sinks(config: Config) -> LocalSinks:
+        return open_sinks(config, streams.labels, base=base)
+
+    notifier, bell, state = Notifier(), threading.Event(), base / config.device.state_dir
+    stack.callback(notifier.close)
+    board = _board(config, base=base)
+    streams = Streams(board, state=state, base=base, systemd=notifier.send)
+    stack.callback(streams.close)
+    streams.serve(streams.open_all(config))
+    sinks = local_sinks(config)
+    stack.callback(sinks.close)
+    log = open_log(config.telemetry, base=base, stack=stack)
+    tracer = _tracer(config, base=base)
+    stack.callback(tracer.close)
+    reader = open_reader(config.telemetry.power, board=board, base=base, clock=boottime_ns)
+    stack.callback(reader.close)
+    session = next_session(state)
+    out = way_out(config, streams, base=base, session=session, bell=bell)
+    streams.tell(out.uplink.note)
+    feeds: list[Feed] = [notifier, streams]
+    loop = Loop(
+        streams.lanes(),
+        ids=(f"{session}-{number}" for number in itertools.count()),
+        sinks=[*sinks.sinks, *out.sinks],
+        uplink=out.uplink,
+        bell=bell,
+        clock=boottime_ns,
+        feeds=feeds,
+        tracer=tracer,
+    )
+    reload = Reload(
+        config,
+        reread or (lambda: config),
+        streams=streams,
+        sinks=sinks,
+        open_sinks=local_sinks,
+        kept=out.sinks,
+        loop=loop,
+        uplink=out.uplink,
+        systemd=notifier.send,
+        bell=bell,
+    )
+    stack.callback(reload.close)
+    cost = Cost(
+        reader,
+        rate_hz=config.telemetry.power.rate_hz,
+        board=board,
+        state=state,
+        ledgers=streams.ledgers,
+        uplink=out.uplink,
+        clock=boottime_ns,
+    )
+    stack.callback(cost.close)
+    figures = RunFigures(
+        config,
+        session=session,
+        streams=streams,
+        loop=loop,
+        uplink=out.uplink,
+        cost=cost,
+        counters=[tracer.counters, *([] if log is None else [log.counters])],
+        clock=boottime_ns,
+    )
+    snapshots = Snapshots(lambda: figures.snapshot(buckets=True), bell=bell)
+    feeds += [reload, cost, snapshots]
+    feeds += periodic(config.telemetry, figures, topic=out.telemetry, log=log)
+    serve_locally(config.telemetry, snapshots, state=state, stack=stack)
+    stack.enter_context(
+        stopped_by_signals(loop.stop, reload=None if reread is None else reload.ask)
+    )
+    loop.resume(out.uplink.owed())
+    out.uplink.start()
+    stack.callback(out.uplink.close, timeout_s=_GOODBYE_S)
+    cost.start()
+    notifier.send("READY=1\nSTATUS=serving")
+    loop.run()
+    notifier.send("STOPPING=1")
+    return figures.report()
 
 
 def _board(config: Config, *, base: Path) -> Detected:
@@ -160,91 +165,11 @@ def _board(config: Config, *, base: Path) -> Detected:
     return found
 
 
-def _lane(
-    stream: Stream,
-    bundle: Bundle,
-    *,
-    base: Path,
-    board: Detected,
-    models: DeviceModels,
-    stack: contextlib.ExitStack,
-) -> Lane:
-    manifest = bundle.manifest
-    edge = variant(stream, bundle, board=board)
-    if manifest.calibration is None:
-        raise BundleError("has no [calibration], so nothing says when to ask", where=stream.bundle)
-
-    source = _source(stream, manifest.input, base=base)
-    stack.callback(source.close)
-    filters = []
-    for one in manifest.filter if stream.filter else ():
-        model, prepare = models.open(bundle, one, stream.backend)
-        filters.append(SkipFilter(model, threshold=one.threshold, prepare=prepare))
-    model, prepare = models.open(bundle, edge, stream.backend)
-    return Lane(
-        name=stream.name,
-        source=source,
-        input=manifest.input,
-        filters=filters,
-        model=model,
-        prepare=prepare,
-        assessor=Assessor.of(edge, classes=len(manifest.labels), score=manifest.calibration.score),
-        policy=Policy.of(manifest.calibration),
-        ledger=Ledger(stream.name),
-        clock=boottime_ns,
-        answer_within_ns=stream.answer_within_ms * 1_000_000,
-        mode=stream.mode,
-        on_unavailable=stream.on_unavailable,
-        window=stream.window,
+def _tracer(config: Config, *, base: Path) -> Tracer:
+    return open_tracer(
+        config.telemetry.traces,
+        device=config.device.name,
+        site=config.device.site,
+        version=installed(),
+        base=base,
     )
-
-
-def variant(stream: Stream, bundle: Bundle, *, board: Detected) -> Edge:
-    """Return the variant that the configuration names, else the bundle's choice for the board.
-
-    Raises:
-        BundleError: it has no edge model.
-        ConfigError: it has no such variant.
-    """
-    edges = bundle.manifest.edge
-    if stream.variant is None:
-        return chosen(
-            bundle.manifest,
-            boards=board.names,
-            power_mode=None if board.power_mode is None else board.power_mode.name,
-        )
-    for edge in edges:
-        if edge.name == stream.variant:
-            return edge
-    names = ", ".join(edge.name for edge in edges)
-    raise ConfigError(
-        f"the bundle has no variant {stream.variant!r}",
-        where=f"stream {stream.name}: variant",
-        hint=f"it has {names}",
-    )
-
-
-def _source(stream: Stream, spec: Input, *, base: Path) -> Source:
-    match stream.source:
-        case ReplaySource(path=path, rate_hz=rate_hz):
-            data = load_dataset(base / path).fitted(spec, where=str(base / path))
-            return Replay(data.x, rate_hz=rate_hz)
-        case FolderSource(path=path, rate_hz=rate_hz):
-            return Folder(base / path, rate_hz=rate_hz)
-
-
-def _sinks(
-    config: Config, bundles: Mapping[str, Bundle], *, base: Path, stack: contextlib.ExitStack
-) -> list[Sink]:
-    labels = {name: bundle.manifest.labels for name, bundle in bundles.items()}
-    sinks: list[Sink] = []
-    for sink in config.sink:
-        match sink:
-            case JsonLinesSink(path=path):
-                sinks.append(JsonLines(base / path, labels=labels))
-            case TerminalSink():
-                sinks.append(Terminal(labels=labels))
-            case MqttSinkConfig():
-                continue  # it is part of the way out
-        stack.callback(sinks[-1].close)
-    return sinks

@@ -15,6 +15,7 @@ from ..models.dataset import Dataset
 from ..models.manifest import Cloud, Edge
 from ..models.measures import gap_recovered
 from ..models.prepare import preparer
+from ..telemetry.energy.figures import EnergyReport
 from .backends import open_part
 from .report import RunReport
 from .sinks.sink import Line
@@ -66,7 +67,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     bytes_up: int
     bytes_up_if_all: int | None
     latency_ms: LatencyMs
-    energy_j: float | None
+    energy: EnergyReport | None
 
 
 class Tally:
@@ -185,7 +186,7 @@ def figures(
         bytes_up=report.uplink.get("bytes_up", 0),
         bytes_up_if_all=_bytes_if_all(report, count),
         latency_ms=LatencyMs(*(Percentiles(one.p50, one.p99) for one in latency.values())),
-        energy_j=None,
+        energy=report.energy,
     )
 
 
@@ -239,7 +240,7 @@ def table(found: Figures, bundle: Bundle) -> str:
         ("bytes up", _bytes(found.bytes_up), f"{_bytes(found.bytes_up_if_all)} if all were sent"),
         ("first outcome", _ms(first), "p50 / p99 from capture"),
         ("final outcome", _ms(final), "p50 / p99 from capture"),
-        ("energy", *_energy(found.energy_j)),
+        ("energy", *_energy(found.energy)),
     ]
     names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
     return "\n".join(f"  {name:<{names}}  {value:>{values}}  {note}" for name, value, note in rows)
@@ -259,5 +260,10 @@ def _ms(latency: Percentiles) -> str:
     return f"{latency.p50:.2f} / {latency.p99:.2f} ms"
 
 
-def _energy(energy_j: float | None) -> tuple[str, str]:
-    return ("-", "no sensor") if energy_j is None else (f"{energy_j:.3g} J", "of the whole run")
+def _energy(found: EnergyReport | None) -> tuple[str, str]:
+    if found is None:
+        return "-", "no sensor"
+    note = f"of the {found.scope} by {found.source}, {found.coverage:.0%} of the run covered"
+    if isinstance(found.total_j, float):
+        return f"{found.total_j:.3g} J", note
+    return found.total_j or "-", note

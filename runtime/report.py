@@ -9,13 +9,15 @@ import msgspec
 from msgspec import Struct
 
 from ..models.errors import ConfigError
+from ..telemetry.energy.figures import EnergyReport
 from ..telemetry.ledger import StreamReport
 
 
 class RunReport(Struct, frozen=True, kw_only=True):
     """A run's figures: its streams' ledgers, the uplink's counters, what the process took.
 
-    ``counts`` holds the loop's own counters (late answers, sink errors). Bytes, seconds.
+    ``counts`` holds the loop's own counters (late answers, sink errors). ``energy`` is None
+    where no sensor is read. Bytes, seconds.
     """
 
     device: str
@@ -26,6 +28,8 @@ class RunReport(Struct, frozen=True, kw_only=True):
     uplink: dict[str, int]
     counts: dict[str, int]
     rss_bytes: int
+    cpu_s: float
+    energy: EnergyReport | None
 
 
 def check_place(path: Path | None) -> None:

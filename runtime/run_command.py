@@ -7,9 +7,11 @@ import os
 import sys
 from pathlib import Path
 
+from ..models.errors import UplinkError
 from ..telemetry.ledger import StreamReport
 from .config import load_config
 from .daemon import serve
+from .logs import complain
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,7 +30,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the daemon; return the exit code."""
     config = load_config(options.config, environ=os.environ)
-    report = serve(config, base=options.config.resolve().parent, report=options.json)
+    try:
+        report = serve(
+            config,
+            base=options.config.resolve().parent,
+            report=options.json,
+            reread=lambda: load_config(options.config, environ=os.environ),
+        )
+    except UplinkError as error:  # nothing is wrong with the input: it may be tried again
+        complain(f"hedge: {error}", environ=os.environ)
+        return 1
     for stream in report.streams:
         print(summary(stream), file=sys.stderr)
     lost = report.counts.get("sink_errors", 0)

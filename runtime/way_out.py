@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import psutil
 from msgspec import Struct, field
 
 from ..models.bundle import Bundle
 from ..telemetry.clock import boottime_ns
-from ..telemetry.snapshot import Snapshot
 from ..uplink import codecs
 from ..uplink.absent import Absent
 from ..uplink.asks import Uplink
@@ -32,12 +29,9 @@ from ..uplink.pump import Pump
 from ..uplink.topics import Device as Address
 from .both_ends import contract_of, link_to
 from .config import OUTBOX, Config, MqttSinkConfig, UplinkConfig
-from .device_models import DeviceModels
-from .lane import Lane
-from .loop import Loop
 from .sinks.mqtt import MqttSink
 from .sinks.sink import Sink
-from .telemetry_feed import TelemetryFeed
+from .streams import Streams
 from .version import installed
 
 _BUDGET, _OUTCOMES = "budget", "outcomes"  # below the state directory, beside the outbox
@@ -53,7 +47,7 @@ class WayOut(Struct, frozen=True, kw_only=True):
 
 def way_out(
     config: Config,
-    bundles: Mapping[str, Bundle],
+    streams: Streams,
     *,
     base: Path,
     session: int,
@@ -68,6 +62,7 @@ def way_out(
     uplink = config.uplink
     if uplink is None:
         return WayOut(uplink=Absent())
+    bundles = {name: one.bundle for name, one in streams.served.items()}
     for stream in config.stream:
         spec = bundles[stream.name].input
         where = f"stream {stream.name}: codec"
@@ -78,7 +73,7 @@ def way_out(
     others = _Others()
     for sink in config.sink:
         if isinstance(sink, MqttSinkConfig):
-            others.outcomes(sink, address, link, state=state, labels=_labels(bundles))
+            others.outcomes(sink, address, link, state=state, labels=streams.labels)
     if config.telemetry.every_s is not None:
         others.telemetry = TelemetryTopic(address, wake=link.wake)
         others.publishers.append(others.telemetry)
@@ -97,32 +92,6 @@ def way_out(
         clock=boottime_ns,
     )
     return WayOut(uplink=pump, sinks=others.sinks, telemetry=others.telemetry)
-
-
-def telemetry_feed(
-    topic: TelemetryTopic,
-    *,
-    every_s: float,
-    session: int,
-    lanes: Sequence[Lane],
-    loop: Loop,
-    uplink: Uplink,
-    models: DeviceModels,
-) -> TelemetryFeed:
-    """Return what hands a record of the run so far to ``topic``, in the loop's thread."""
-    begun_s, process = time.monotonic(), psutil.Process()
-
-    def record() -> Snapshot:
-        return Snapshot(
-            session=session,
-            uptime_s=round(time.monotonic() - begun_s, 3),
-            streams={lane.name: lane.ledger.report() for lane in lanes},
-            uplink=uplink.counters(),
-            counts={**loop.counts, **models.counts()},
-            rss_bytes=process.memory_info().rss,
-        )
-
-    return TelemetryFeed(topic.offer, record=record, every_s=every_s)
 
 
 class _Others(Struct):

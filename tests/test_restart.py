@@ -120,7 +120,7 @@ def test_a_second_device_on_the_same_state_is_refused_and_told_why(
     second = _start(place, "run", "device.toml")
     _, said = second.communicate(timeout=60)
     owner.close()
-    assert second.returncode == 2
+    assert second.returncode == 1, "it may be tried again"
     assert b"another process owns this outbox" in said
     assert b"Traceback" not in said
 

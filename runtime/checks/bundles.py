@@ -11,8 +11,8 @@ from ...models.manifest import Edge, Filter
 from ...telemetry.boards.detect import Detected
 from ...uplink import codecs
 from ..config import Stream
-from ..daemon import variant
 from ..shipped import bundle_path
+from ..streams import variant
 from .finding import Finding, error, guarded, ok, refusal
 
 

@@ -11,6 +11,7 @@ from ...models.errors import HedgeError
 from ...models.manifest import Edge, Filter
 from ...telemetry.boards.detect import Detected, detect
 from ...telemetry.boards.profile import find_profile
+from ...telemetry.power.opening import KEY
 from ...uplink.link.broker_url import Broker
 from ..backends.options import BackendOptions
 from ..config import Config, Stream, UplinkConfig, load_config
@@ -27,6 +28,7 @@ from .engines import check_rows
 from .finding import Finding, guarded, ok, refusal
 from .heat import check_heat
 from .memory import check_memory
+from .power import check_power
 from .sensors import check_sensors
 from .sinks import check_sinks
 from .sources import check_source
@@ -91,6 +93,8 @@ def _check_all(
             yield from _check_models(stream, bundle, parts, base=base, board=board, probed=probed)
     yield from guarded("board", "board", check_board(board, root=root, wanted=wanted))
     yield from check_machine(board, probed, root=root)
+    power = check_power(config.telemetry.power, board, base=base, root=root)
+    yield from guarded("sensors", KEY, power)
     yield from _check_surroundings(config, base, bundles=bundles, offline=offline)
 
 

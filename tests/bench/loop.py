@@ -41,7 +41,8 @@ from hedge.runtime.policy import Policy
 from hedge.runtime.sinks.json_lines import JsonLines
 from hedge.runtime.sources.replay import Replay
 from hedge.telemetry.clock import boottime_ns
-from hedge.telemetry.ledger import Ledger
+from hedge.telemetry.histogram import Histogram
+from hedge.telemetry.ledger import STAGES, Ledger
 from hedge.uplink.absent import Absent
 
 SEED = 20261
@@ -202,6 +203,68 @@ def ratio_to_bare(channels: int, folder: Path) -> dict[str, Any]:
     }
 
 
+class Deaf(Histogram):
+    """A histogram that records nothing."""
+
+    def record(self, value_ns: int) -> None:
+        """Do nothing."""
+
+
+def deafened(one: Lane) -> Lane:
+    """Return the lane with a ledger that counts, but keeps no time."""
+    for name in STAGES:
+        setattr(one.ledger.stages, name, Deaf())
+    one.ledger.first = dict.fromkeys(one.ledger.first, Deaf())
+    one.ledger.final = dict.fromkeys(one.ledger.final, Deaf())
+    return one
+
+
+def bookkeeping(times: int) -> float:
+    """Return the seconds of so many accepted samples' entries in a ledger, and nothing else."""
+    ledger = Ledger("bench")
+    stages, spent_ns = ledger.stages, range(10_000, 10_000 + times)
+    begun = time.perf_counter()
+    for ns in spent_ns:
+        ledger.read += 1
+        ledger.routes["accepted"] += 1
+        ledger.reasons["sure"] += 1
+        stages.filter.record(ns)
+        stages.infer.record(ns)
+        stages.uncertainty.record(ns)
+        ledger.busy_ns["accepted"] += ns
+        ledger.first["accepted"].record(ns)
+        ledger.final["edge"].record(ns)
+    return time.perf_counter() - begun
+
+
+def ledger_cost(outputs: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Return the microseconds a sample that the ledger takes: its entries alone, in a bare loop.
+
+    Beside them, the loop with histograms and with deaf ones, in turn, CHUNK samples each.
+    """
+    rng = np.random.default_rng(SEED)
+    x = rng.normal(size=(CHUNK, WIDTH)).astype(np.float32)
+    model = NullModel(outputs, shape=(WIDTH,))
+    entries = [bookkeeping(SAMPLES) / SAMPLES * 1e6 for _ in range(PAIRS // 5)]
+    pairs = np.array(
+        [
+            (
+                _seconds(loop(lane(x, model, filtered=True)).run),
+                _seconds(loop(deafened(lane(x, model, filtered=True))).run),
+            )
+            for _ in range(PAIRS)
+        ]
+    )[5:]
+    cuts = np.percentile(entries, [10, 50, 90]).round(3).tolist()
+    return {
+        "entries_us": dict(zip(("p10", "p50", "p90"), cuts, strict=True)),
+        "loop_with_us": round(float(np.median(pairs[:, 0])) / CHUNK * 1e6, 2),
+        "loop_deaf_us": round(float(np.median(pairs[:, 1])) / CHUNK * 1e6, 2),
+        "histograms_us": round(float(np.median(pairs[:, 0] - pairs[:, 1])) / CHUNK * 1e6, 2),
+        "pairs": len(pairs),
+    }
+
+
 def _spread(ratios: np.ndarray[Any, Any]) -> dict[str, float]:
     cuts = np.percentile(ratios, [10, 50, 90]).round(3).tolist()
     return dict(zip(("p10", "p50", "p90"), cuts, strict=True))
@@ -254,6 +317,7 @@ def main() -> None:
             "accepted, no filter": _quantiles(per_sample(sure, folder, filtered=False)),
             "escalated, filter": _quantiles(per_sample(unsure, folder, filtered=True)),
         }
+        found["ledger"] = ledger_cost(sure)
         for channels in CHANNELS:
             found[f"loop_against_bare_run_{channels}_channels"] = ratio_to_bare(channels, folder)
     for title, code in {

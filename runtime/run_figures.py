@@ -1,0 +1,110 @@
+"""What a run has cost so far, gathered from all its parts; in the loop's thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import psutil
+
+from ..telemetry.clock import Clock
+from ..telemetry.ledger import StreamReport
+from ..telemetry.snapshot import Snapshot
+from ..uplink.asks import Uplink
+from .config import Config
+from .cost import Cost
+from .loop import Loop
+from .report import RunReport
+from .streams import Streams
+from .version import installed
+
+Counters = Callable[[], dict[str, int]]
+
+
+class RunFigures:
+    """Reads what the loop owns, and so is called by whoever the loop calls.
+
+    ``counters`` are those of other parts.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        session: int,
+        streams: Streams,
+        loop: Loop,
+        uplink: Uplink,
+        cost: Cost,
+        counters: Sequence[Counters],
+        clock: Clock,
+    ) -> None:
+        self._device = config.device
+        self._has_uplink = config.uplink is not None
+        self._session = session
+        self._streams = streams
+        self._loop = loop
+        self._uplink = uplink
+        self._cost = cost
+        self._counters = counters
+        self._clock = clock
+        self._begun_ns = clock()
+        self._process = psutil.Process()
+        self._version = installed()
+
+    def snapshot(self, *, buckets: bool = False) -> Snapshot:
+        """Return the figures of this moment; ``buckets`` are `Latency.below`."""
+        times = self._process.cpu_times()
+        return Snapshot(
+            session=self._session,
+            uptime_s=round(self._seconds(), 3),
+            streams={one.stream: one for one in self._ledgers(buckets=buckets)},
+            uplink=self._uplink.counters(),
+            counts=self._counts(),
+            rss_bytes=self._process.memory_info().rss,
+            cpu_s=times.user + times.system,
+            device=self._device.name,
+            site=self._device.site,
+            version=self._version,
+            at_s=round(time.time(), 3),
+            connected=self._uplink.connected if self._has_uplink else None,
+            energy=self._cost.report(),
+            board=self._cost.board(),
+        )
+
+    def report(self) -> RunReport:
+        """Return the figures of the whole run."""
+        self._cost.settle()
+        times = self._process.cpu_times()
+        return RunReport(
+            device=self._device.name,
+            site=self._device.site,
+            session=self._session,
+            seconds=self._seconds(),
+            streams=tuple(self._ledgers()),
+            uplink=self._uplink.counters(),
+            counts=self._counts(),
+            rss_bytes=self._process.memory_info().rss,
+            cpu_s=times.user + times.system,
+            energy=self._cost.report(),
+        )
+
+    def _seconds(self) -> float:
+        return (self._clock() - self._begun_ns) / 1e9
+
+    def _ledgers(self, *, buckets: bool = False) -> list[StreamReport]:
+        served = self._streams.served
+        return [
+            ledger.report(
+                model=served[name].lane.title if name in served else None,
+                energy=self._cost.stream(name),
+                buckets=buckets,
+            )
+            for name, ledger in self._streams.ledgers.items()
+        ]
+
+    def _counts(self) -> dict[str, int]:
+        found = {**self._loop.counts, **self._streams.counts()}
+        for counters in self._counters:
+            found |= counters()
+        return found

@@ -1,0 +1,228 @@
+"""The streams of a device: each opened with the parts that serve it, and closed as one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..models.bundle import Bundle, load_bundle
+from ..models.choice import chosen
+from ..models.dataset import load_dataset
+from ..models.errors import BundleError, ConfigError
+from ..models.manifest import Edge, Input
+from ..models.opinion import Assessor
+from ..telemetry.boards.detect import Detected
+from ..telemetry.clock import boottime_ns
+from ..telemetry.ledger import Ledger
+from .config import Config, FolderSource, ReplaySource, Stream
+from .device_models import DeviceModels
+from .filters.skip import SkipFilter
+from .lane import Lane
+from .policy import Policy
+from .shipped import bundle_path
+from .sources.folder import Folder
+from .sources.replay import Replay
+from .sources.source import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """One stream: what was asked for, its bundle, and what serves it until ``stack`` is closed."""
+
+    stream: Stream
+    bundle: Bundle
+    lane: Lane
+    models: DeviceModels
+    stack: contextlib.ExitStack
+
+    def is_for(self, stream: Stream, bundle: Bundle) -> bool:
+        """Return whether it is just what ``stream`` would be with ``bundle``."""
+        return self.stream == stream and self.bundle.digest == bundle.digest
+
+
+class Streams:
+    """All streams of one device: what is served now, by name, and what is known of them.
+
+    ``ledgers`` holds the ledger of every stream that ever was: one that comes again goes on
+    in its own. ``labels`` is what the sinks call the classes. ``systemd`` hears of what is
+    opened (sd_notify(3)); relative paths begin at ``base``. A `Feed`, for engines are built.
+    """
+
+    def __init__(
+        self, board: Detected, *, state: Path, base: Path, systemd: Callable[[str], None]
+    ) -> None:
+        self._board = board
+        self._state = state
+        self._base = base
+        self._systemd = systemd
+        self._note: Callable[[str | None], None] | None = None
+        self.served: dict[str, Served] = {}
+        self.ledgers: dict[str, Ledger] = {}
+        self.labels: dict[str, tuple[str, ...]] = {}
+
+    def tell(self, note: Callable[[str | None], None]) -> None:
+        """Let ``note`` know how engines are built."""
+        self._note = note
+        for one in self.served.values():
+            one.models.tell(note)
+
+    def lanes(self) -> list[Lane]:
+        """Return the lanes of what is served."""
+        return [one.lane for one in self.served.values()]
+
+    def counts(self) -> dict[str, int]:
+        """Return what the models have counted; see `DeviceModels.counts`."""
+        return dict(sum((Counter(one.models.counts()) for one in self.served.values()), Counter()))
+
+    def feed(self, now_ns: int) -> int | None:
+        """Look after the engines that are built; see `DeviceModels.feed`."""
+        due = [one.models.feed(now_ns) for one in self.served.values()]
+        return min((at_ns for at_ns in due if at_ns is not None), default=None)
+
+    def serve(self, served: Mapping[str, Served]) -> None:
+        """Have these from now on; what is no more among them is to be closed by the caller."""
+        self.served = dict(served)
+        self.ledgers.update({name: one.lane.ledger for name, one in served.items()})
+        self.labels.clear()  # the sinks hold it
+        self.labels.update({name: one.bundle.labels for name, one in served.items()})
+
+    def close(self) -> None:
+        """Close what is served; closing twice is harmless."""
+        close_all(self.served.values())
+
+    def open_all(self, config: Config) -> dict[str, Served]:
+        """Open what the configuration asks for; what is served just so stays as it is.
+
+        Nothing new stays open if that fails.
+
+        Raises:
+            HedgeError: a source, a bundle or a model cannot be opened here.
+        """
+        bundles = self._bundles(config)
+        found: dict[str, Served] = {}
+        with contextlib.ExitStack() as undo:
+            undo.callback(lambda: close_all(self.new_among(found)))
+            for stream in config.stream:
+                old, bundle = self.served.get(stream.name), bundles[stream.name]
+                same = old is not None and old.is_for(stream, bundle)
+                found[stream.name] = old if same and old else self._open(stream, bundle)
+            undo.pop_all()
+        return found
+
+    def new_among(self, served: Mapping[str, Served]) -> list[Served]:
+        """Return those that are not served now."""
+        return [one for name, one in served.items() if self.served.get(name) is not one]
+
+    def _bundles(self, config: Config) -> dict[str, Bundle]:
+        """Load each stream's bundle, once where several streams share it."""
+        loaded: dict[tuple[Path, str | None], Bundle] = {}
+        for stream in config.stream:
+            key = (bundle_path(stream.bundle, base=self._base), stream.pin)
+            if key not in loaded:
+                loaded[key] = load_bundle(key[0], pin=stream.pin)
+        return {
+            stream.name: loaded[bundle_path(stream.bundle, base=self._base), stream.pin]
+            for stream in config.stream
+        }
+
+    def _open(self, stream: Stream, bundle: Bundle) -> Served:
+        """Open one stream; nothing stays open if that fails."""
+        with contextlib.ExitStack() as stack:
+            models = DeviceModels(
+                self._board,
+                state=self._state,
+                base=self._base,
+                stack=stack,
+                systemd=self._systemd,
+            )
+            if self._note is not None:
+                models.tell(self._note)
+            lane = self._lane(stream, bundle, models=models, stack=stack)
+            return Served(
+                stream=stream, bundle=bundle, lane=lane, models=models, stack=stack.pop_all()
+            )
+
+    def _lane(
+        self,
+        stream: Stream,
+        bundle: Bundle,
+        *,
+        models: DeviceModels,
+        stack: contextlib.ExitStack,
+    ) -> Lane:
+        manifest = bundle.manifest
+        edge = variant(stream, bundle, board=self._board)
+        if manifest.calibration is None:
+            raise BundleError(
+                "has no [calibration], so nothing says when to ask", where=stream.bundle
+            )
+        source = _source(stream, manifest.input, base=self._base)
+        stack.callback(source.close)
+        filters = []
+        for one in manifest.filter if stream.filter else ():
+            model, prepare = models.open(bundle, one, stream.backend)
+            filters.append(SkipFilter(model, threshold=one.threshold, prepare=prepare))
+        model, prepare = models.open(bundle, edge, stream.backend)
+        return Lane(
+            name=stream.name,
+            title=f"{manifest.name}/{edge.name}",
+            source=source,
+            input=manifest.input,
+            filters=filters,
+            model=model,
+            prepare=prepare,
+            assessor=Assessor.of(
+                edge, classes=len(manifest.labels), score=manifest.calibration.score
+            ),
+            policy=Policy.of(manifest.calibration),
+            ledger=self.ledgers.get(stream.name) or Ledger(stream.name),
+            clock=boottime_ns,
+            answer_within_ns=stream.answer_within_ms * 1_000_000,
+            mode=stream.mode,
+            on_unavailable=stream.on_unavailable,
+            window=stream.window,
+        )
+
+
+def close_all(served: Iterable[Served]) -> None:
+    """Close the sources and models of these streams, whatever one of them says to that."""
+    with contextlib.ExitStack() as stack:
+        for one in served:
+            stack.callback(one.stack.close)
+
+
+def variant(stream: Stream, bundle: Bundle, *, board: Detected) -> Edge:
+    """Return the variant that the configuration names, else the bundle's choice for the board.
+
+    Raises:
+        BundleError: it has no edge model.
+        ConfigError: it has no such variant.
+    """
+    edges = bundle.manifest.edge
+    if stream.variant is None:
+        return chosen(
+            bundle.manifest,
+            boards=board.names,
+            power_mode=None if board.power_mode is None else board.power_mode.name,
+        )
+    for edge in edges:
+        if edge.name == stream.variant:
+            return edge
+    names = ", ".join(edge.name for edge in edges)
+    raise ConfigError(
+        f"the bundle has no variant {stream.variant!r}",
+        where=f"stream {stream.name}: variant",
+        hint=f"it has {names}",
+    )
+
+
+def _source(stream: Stream, spec: Input, *, base: Path) -> Source:
+    match stream.source:
+        case ReplaySource(path=path, rate_hz=rate_hz):
+            data = load_dataset(base / path).fitted(spec, where=str(base / path))
+            return Replay(data.x, rate_hz=rate_hz)
+        case FolderSource(path=path, rate_hz=rate_hz):
+            return Folder(base / path, rate_hz=rate_hz)
