@@ -8,15 +8,24 @@ import tempfile
 from pathlib import Path
 
 from ..models.bundle import Bundle, load_bundle
-from ..models.errors import BundleError, ConfigError
+from ..models.errors import BundleError, ConfigError, DataError
 from ..models.manifest import Edge
 from ..models.toml import read_toml
 from ..telemetry.boards.detect import detect
 from ..telemetry.boards.profile import find_profile
+from ..telemetry.power.opening import open_reader
+from ..telemetry.power.options import PowerOptions
+from ..telemetry.power.reader import PowerReader
+from . import bench_compare
 from .backends.options import BackendOptions
 from .bench.accuracy import unseen_rows
 from .bench.lines import lines
+from .bench.loadgen.library import load
+from .bench.loadgen.plan import ScenarioPlan
+from .bench.loadgen.plan import add_arguments as add_scenarios
 from .bench.measure import Plan, measure
+from .bench.page.page import write_page
+from .bench.report_file import read_report
 from .bench.rounds import LEAST_ROUNDS, MOST_CALLS, Budget
 from .progress import Progress
 from .report import check_place, write_json
@@ -26,6 +35,7 @@ _MOST_THREADS = 256
 _MOST_SECONDS = 86_400.0
 _MOST_SEED = (1 << 32) - 1
 _MOST_BYTES = 1 << 20
+_READERS = ("auto", "none", "ina", "rapl", "pmic", "battery", "nvml")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,8 +64,28 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="each with so many (default: the board's)",
     )
     _add_budget(one)
+    _add_power(one)
+    add_scenarios(one)
+    one.add_argument(
+        "--logs", type=Path, metavar="DIR", help="keep LoadGen's own logs in this folder"
+    )
     _add_place(one)
     one.set_defaults(run=_run)
+    bench_compare.add_parser(verbs)
+    other = verbs.add_parser(
+        "page",
+        help="draw a report again",
+        description="Write the page of a report that hedge bench run --json wrote.",
+    )
+    other.add_argument("report", type=Path, metavar="BENCH.json")
+    other.add_argument("-o", "--out", type=Path, required=True, metavar="PAGE.html")
+    other.set_defaults(run=_page)
+
+
+def _page(options: argparse.Namespace) -> int:
+    check_place(options.out)
+    write_page(options.out, read_report(options.report))
+    return 0
 
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +103,26 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_power(parser: argparse.ArgumentParser) -> None:
+    power = parser.add_mutually_exclusive_group()
+    power.add_argument(
+        "--power",
+        metavar="READER|FILE.toml",
+        default="auto",
+        help=f"what reads the board's power: {', '.join(_READERS)}, or a file with the keys of "
+        "[telemetry.power] (default: auto)",
+    )
+    power.add_argument(
+        "--power-recording",
+        type=Path,
+        metavar="FILE.csv",
+        help="replay this recording instead; the figures then say so",
+    )
+
+
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
+    parser.add_argument("--html", type=Path, metavar="PATH", help="draw them there, on one page")
     parser.add_argument(
         "--board", metavar="NAME|FILE.toml", help="the board's profile (default: as detected)"
     )
@@ -95,7 +143,10 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     check_place(options.json)
+    check_place(options.html)
     bundle = load_bundle(bundle_path(options.bundle))
+    if options.scenario:
+        _check_loadgen(options.data)
     data, seen = (None, None) if options.data is None else unseen_rows(options.data, bundle)
     with contextlib.ExitStack() as stack:
         state = options.state_dir
@@ -103,11 +154,40 @@ def _run(options: argparse.Namespace) -> int:
             folder = tempfile.TemporaryDirectory(prefix="hedge-bench-")
             state = Path(stack.enter_context(folder))
         plan = _plan(bundle, options, state=state)
+        power = _opened_power(plan, options)
         progress = stack.enter_context(Progress())
-        found = measure(bundle, plan, data=data, seen=seen, show=progress.show)
+        found = measure(bundle, plan, data=data, seen=seen, power=power, show=progress.show)
     write_json(options.json, found)
+    write_page(options.html, found)
     print("\n".join(lines(found)))
     return 1 if found.failed else 0
+
+
+def _opened_power(plan: Plan, options: argparse.Namespace) -> PowerReader:
+    """Open what reads the power; `measure` closes it."""
+    file = _power_file(options)
+    base = Path() if file is None else file.parent
+    return open_reader(_power(options), board=plan.board, base=base)
+
+
+def _power(options: argparse.Namespace) -> PowerOptions:
+    file = _power_file(options)
+    if file is not None:
+        return read_toml(_bytes_of(file), PowerOptions, where=str(file), error=ConfigError)
+    if options.power_recording is not None:
+        return PowerOptions(reader="replay", path=str(options.power_recording))
+    if options.power not in _READERS:
+        raise ConfigError(
+            f"{options.power!r} is no reader",
+            where="--power",
+            hint=f"one of {', '.join(_READERS)}, or FILE.toml",
+        )
+    return PowerOptions(reader=options.power)
+
+
+def _power_file(options: argparse.Namespace) -> Path | None:
+    is_file = options.power_recording is None and options.power.endswith(".toml")
+    return Path(options.power) if is_file else None
 
 
 def _plan(bundle: Bundle, options: argparse.Namespace, *, state: Path) -> Plan:
@@ -126,8 +206,23 @@ def _plan(bundle: Bundle, options: argparse.Namespace, *, state: Path) -> Plan:
         state=state,
         base=Path() if options.backend is None else options.backend.parent,
         budget=Budget(seconds=options.seconds, runs=options.runs),
+        power_rate_hz=_power(options).rate_hz,
         seed=options.seed,
+        scenarios=ScenarioPlan.of(options),
+        logs=options.logs,
     )
+
+
+def _check_loadgen(data: Path | None) -> None:
+    """Refuse at once what LoadGen would refuse after all else was measured.
+
+    Raises:
+        DataError: there are no rows to ask for.
+        MissingExtraError: LoadGen is not installed.
+    """
+    load()
+    if data is None:
+        raise DataError("LoadGen needs rows to ask for", where="DATA", hint="name an .npz")
 
 
 def _edges(bundle: Bundle, names: list[str] | None) -> tuple[Edge, ...]:
@@ -147,6 +242,10 @@ def _edges(bundle: Bundle, names: list[str] | None) -> tuple[Edge, ...]:
 def _backend(path: Path | None) -> BackendOptions:
     if path is None:
         return BackendOptions()
+    return read_toml(_bytes_of(path), BackendOptions, where=str(path), error=ConfigError)
+
+
+def _bytes_of(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
             data = stream.read(_MOST_BYTES + 1)
@@ -154,7 +253,7 @@ def _backend(path: Path | None) -> BackendOptions:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
     if len(data) > _MOST_BYTES:
         raise ConfigError("is too large", where=str(path))
-    return read_toml(data, BackendOptions, where=str(path), error=ConfigError)
+    return data
 
 
 def _threads(text: str) -> int:

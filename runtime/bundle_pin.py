@@ -16,36 +16,10 @@ from ..models.bundle import Bundle, load_bundle, write_bundle
 from ..models.errors import ConfigError
 from ..models.manifest import Choice
 from ..telemetry.boards.profile import find_profile, load_profiles
-from .bench.record import FORMAT, BenchReport, Measured
+from .bench.record import BenchReport, Measured
+from .bench.report_file import read_report
 from .bench.selection import Bounds, By, Figures, Selection, select
 from .shipped import bundle_path
-
-_MOST_BYTES = 16 << 20
-
-
-def read_report(path: Path) -> BenchReport:
-    """Read what `hedge bench run --json` wrote.
-
-    Raises:
-        ConfigError: it cannot be read, or is something else.
-    """
-    where = str(path)
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=where) from error
-    if not data:
-        raise ConfigError("is empty", where=where)
-    if len(data) > _MOST_BYTES:
-        raise ConfigError("is too large for a report of hedge bench run", where=where)
-    try:
-        report = msgspec.json.decode(data, type=BenchReport)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"is no report of hedge bench run: {error}", where=where) from error
-    if report.format != FORMAT:
-        raise ConfigError(f"has format {report.format}, this hedge reads {FORMAT}", where=where)
-    return report
 
 
 def pin(bundle: Bundle, choice: Choice, out: Path, *, replace: bool = False) -> Bundle:

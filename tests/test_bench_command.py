@@ -20,11 +20,12 @@ from hedge.models.manifest import Edge, Manifest
 from hedge.runtime import bench_command
 from hedge.runtime.backends import open_model
 from hedge.runtime.backends.options import BackendOptions
+from hedge.runtime.bench.energy_record import Energy
 from hedge.runtime.bench.latency import Latency, paired_ratio
 from hedge.runtime.bench.lines import lines
 from hedge.runtime.bench.machine import this_machine
 from hedge.runtime.bench.measure import Plan, measure
-from hedge.runtime.bench.record import BenchReport, Energy
+from hedge.runtime.bench.record import BenchReport
 from hedge.runtime.bench.rounds import Batches, Budget, Contender, timed_rounds
 from hedge.runtime.shipped import bundle_path
 from hedge.telemetry.boards.detect import detect
@@ -37,10 +38,11 @@ _UNSEEN = bundle_path("digits").with_name("digits-unseen.npz")
 
 
 def command(*words: str | Path) -> int:
-    """Run `hedge bench …` in this process; return its exit code."""
+    """Run `hedge bench …` in this process, without power sensors; return its exit code."""
     parser = argparse.ArgumentParser(prog="hedge")
     bench_command.add_parser(parser.add_subparsers())
-    options = parser.parse_args(["bench", *map(str, words)])
+    none = ("--power", "none") if words[0] == "run" else ()
+    options = parser.parse_args(["bench", *map(str, words), *none])
     code: int = options.run(options)
     return code
 
@@ -473,7 +475,7 @@ def test_energy_is_told_with_its_source(variants: Bundle, tmp_path: Path) -> Non
     energy = Energy(per_sample_j=0.0125, source="INA3221 VDD_IN", window_s=30.0, samples=9000)
     with_energy = msgspec.structs.replace(found.measured[0], energy=energy)
     text = list(lines(msgspec.structs.replace(found, measured=(with_energy,))))
-    assert "  Energy: 0.0125 J a sample (INA3221 VDD_IN, 9000 samples in 30 s)" in text
+    assert "  Energy: 12.5 mJ a sample (INA3221 VDD_IN, 9000 samples in 30 s)" in text
 
 
 def test_the_machine_is_read_below_a_root(tmp_path: Path) -> None:
@@ -483,3 +485,72 @@ def test_the_machine_is_read_below_a_root(tmp_path: Path) -> None:
     cpuinfo.write_text("processor\t: 0\nBogoMIPS\t: 108.00\n\nModel\t: Raspberry Pi 5 Model B\n")
     assert this_machine(root=tmp_path).processor == "Raspberry Pi 5 Model B"
     assert "(Raspberry Pi 5 Model B), " in str(this_machine(root=tmp_path))
+
+
+def test_the_board_is_described_before_and_after_and_the_latencies_are_kept(
+    variants: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, page = tmp_path / "bench.json", tmp_path / "bench.html"
+    words = ("--runs", "40", "--json", out, "--html", page)
+    assert command("run", variants.path, *words) == 0
+    found = report(out)
+    assert found.format == 2
+    assert found.before is not None
+    assert found.after is not None
+    assert found.preempted_hz is not None
+    assert found.preempted_hz >= 0
+    assert found.course is not None
+    assert [phase.what for phase in found.course.phases] == ["opening", "accuracy", "latency"]
+    assert found.course.power_source is None
+    assert found.floor_spread is not None
+    assert found.floor_spread.total.sum() == 40
+    for one in found.measured:
+        assert one.spread is not None
+        assert one.spread.total.sum() == 40
+        assert one.spread.edges_ms[0, 0] <= one.latency.min_ms
+    text = capsys.readouterr().out
+    assert len(re.findall(r"^conditions (?:before|after): load ", text, re.MULTILINE)) == 2
+    assert "No power source" in page.read_text("utf-8")
+    assert command("compare", out, out) == 0
+    assert capsys.readouterr().out.endswith("no regression\n")
+
+
+def test_accuracy_keeps_which_rows_were_right(variants: Bundle, rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    assert command("run", variants.path, rows, "--runs", "3", "--json", out) == 0
+    one, other = (measured.accuracy for measured in report(out).measured)
+    assert one is not None
+    assert other is not None
+    hits = one.hits()
+    assert hits is not None
+    assert hits.shape == (60,)
+    assert hits.mean() == one.accuracy
+    assert one.data_sha256 == other.data_sha256
+    assert msgspec.structs.replace(one, right="no base64!").hits() is None
+    assert msgspec.structs.replace(one, rows=61 * 8).hits() is None
+
+
+def test_loadgens_scenarios_stand_in_the_report(
+    variants: Bundle, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen is not installed")
+    out = tmp_path / "bench.json"
+    words = ("--runs", "3", "--variant", "tiny", "--scenario", "SingleStream", "--ways", "model")
+    short = ("--min-seconds", "0.1", "--min-queries", "16", "--logs", tmp_path / "logs")
+    assert command("run", variants.path, rows, *words, *short, "--json", out) == 0
+    floor, one = report(out).scenarios
+    assert (floor.parts, one.parts, one.variant) == (("null",), ("infer",), "tiny")
+    assert not one.valid
+    text = capsys.readouterr().out
+    assert "LoadGen SingleStream, tiny, 1 thread, of infer" in text
+    assert "Result is: INVALID; " in text
+    assert any((tmp_path / "logs").iterdir())
+
+
+def test_scenarios_without_rows_are_refused_before_anything_is_measured(
+    variants: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen is not installed")
+    with pytest.raises(DataError, match=r"DATA: LoadGen needs rows to ask for \(name an \.npz\)"):
+        command("run", variants.path, "--scenario", "Server")
+    assert capsys.readouterr().out == ""

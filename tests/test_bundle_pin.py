@@ -16,10 +16,11 @@ from hedge.models.errors import BundleError, ConfigError
 from hedge.models.manifest import Edge, Manifest
 from hedge.runtime import bundle_pin
 from hedge.runtime.bench.accuracy import Accuracy
+from hedge.runtime.bench.energy_record import Energy
 from hedge.runtime.bench.latency import Latency, Ratio
 from hedge.runtime.bench.machine import this_machine
 from hedge.runtime.bench.opening import Opening
-from hedge.runtime.bench.record import FORMAT, BenchReport, Energy, Failed, Measured
+from hedge.runtime.bench.record import FORMAT, BenchReport, Failed, Measured
 from hedge.telemetry.boards.profile import FOLDER
 
 Linear = Callable[..., bytes]
@@ -358,8 +359,8 @@ def test_what_is_no_report_is_refused_in_one_line(
 def test_a_report_of_another_format_is_refused(
     variants: Path, report: BenchReport, saved: Saved, tmp_path: Path
 ) -> None:
-    path = saved(msgspec.structs.replace(report, format=2))
-    with pytest.raises(ConfigError, match="has format 2, this hedge reads 1"):
+    path = saved(msgspec.structs.replace(report, format=3))
+    with pytest.raises(ConfigError, match="has format 3, this hedge reads 1 and 2"):
         command(variants, "--from", path, "--by", "latency", "--out", tmp_path / "pinned")
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         command(variants, "--from", tmp_path / "no", "--by", "latency", "--out", tmp_path / "p")

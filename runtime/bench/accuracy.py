@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ...models.bundle import Bundle
 from ...models.dataset import Dataset, load_dataset
@@ -17,20 +20,40 @@ from ...models.unseen import unseen
 from ..policy import Policy
 from .rounds import Contender
 
+MOST_KEPT = 1 << 20
 _BATCH = 256
+
+Rows = Annotated[int, Meta(ge=1)]
+Part = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Accuracy(Struct, frozen=True, kw_only=True):
     """Of ``rows`` rows, none filtered: a share is None where there is nothing to take it of.
 
     ``accepted_accuracy`` is that of the rows that the bundle's calibration accepts at the
-    edge, ``escalated_share`` the share of the others.
+    edge, ``escalated_share`` the share of the others. ``right`` says of each row whether the
+    variant is right (bits, base64), of up to MOST_KEPT rows; ``data_sha256`` which rows in
+    which order: two variants that saw the same can be compared row by row.
     """
 
-    rows: int
-    accuracy: float | None
-    accepted_accuracy: float | None
-    escalated_share: float | None
+    rows: Rows
+    accuracy: Part | None
+    accepted_accuracy: Part | None
+    escalated_share: Part | None
+    right: str | None = None
+    data_sha256: str | None = None
+
+    def hits(self) -> Flags | None:
+        """Return (rows,) whether each row was right, None if that was not kept."""
+        if self.right is None or self.rows > MOST_KEPT:
+            return None
+        try:
+            packed = np.frombuffer(base64.b64decode(self.right, validate=True), np.uint8)
+        except ValueError:
+            return None
+        if len(packed) != -(-self.rows // 8):
+            return None
+        return np.unpackbits(packed, count=self.rows).astype(bool)
 
 
 def unseen_rows(path: Path, bundle: Bundle) -> tuple[Dataset, int]:
@@ -69,7 +92,20 @@ def measure_accuracy(
             else accuracy(right[accepted])
         ),
         escalated_share=None if accepted is None else float(1.0 - accepted.mean()),
+        right=None if right is None or len(right) > MOST_KEPT else _packed(right),
+        data_sha256=None if right is None else _digest(data),
     )
+
+
+def _packed(right: Flags) -> str:
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def _digest(data: Dataset) -> str:
+    """Return the SHA-256 of the rows and their classes, in their order."""
+    digest = hashlib.sha256(np.ascontiguousarray(data.x).tobytes())
+    digest.update(b"" if data.y is None else np.ascontiguousarray(data.y).tobytes())
+    return digest.hexdigest()
 
 
 def _outputs(contender: Contender, data: Dataset) -> Array:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 _RESAMPLES = 1000
@@ -13,20 +14,22 @@ _DRAWN = 1 << 20  # at a time
 _COVERED = (2.5, 97.5)
 
 Nanoseconds = NDArray[np.int64]
+Calls = Annotated[int, Meta(ge=1)]
+Milliseconds = Annotated[float, Meta(ge=0)]
 
 
 class Latency(Struct, frozen=True, kw_only=True):
     """Of ``count`` calls, in milliseconds; ``first_ms`` is the first that was timed."""
 
-    count: int
-    first_ms: float
-    min_ms: float
-    max_ms: float
-    mean_ms: float
-    median_ms: float
-    p90_ms: float
-    p99_ms: float
-    std_ms: float
+    count: Calls
+    first_ms: Milliseconds
+    min_ms: Milliseconds
+    max_ms: Milliseconds
+    mean_ms: Milliseconds
+    median_ms: Milliseconds
+    p90_ms: Milliseconds
+    p99_ms: Milliseconds
+    std_ms: Milliseconds
 
     @classmethod
     def of(cls, spent_ns: Nanoseconds) -> Latency:

@@ -21,15 +21,25 @@ from ...models.model import Model
 from ...models.prepare import fed_dtype, preparer
 from ...telemetry.boards.detect import Detected
 from ...telemetry.clock import boottime_ns
+from ...telemetry.power.null import NullReader
+from ...telemetry.power.reader import PowerReader
 from ..backends.null import NullModel
 from ..backends.options import BackendOptions
 from ..device_models import DeviceModels
 from .accuracy import Accuracy, measure_accuracy
+from .course import Recorder
+from .energy import measure_energy
+from .energy_record import Energy
 from .latency import Latency, Nanoseconds, paired_ratio
+from .loadgen.plan import ScenarioPlan
+from .loadgen.scenarios import Setup, run_scenarios
 from .machine import this_machine
 from .opening import Opening, measure_opening
+from .preemptions import Preemptions
 from .record import FORMAT, BenchReport, Failed, Measured
-from .rounds import Budget, Contender, timed_rounds
+from .rounds import Batches, Budget, Contender, timed_rounds
+from .scenario_record import ScenarioResult
+from .spread import Spread
 
 _MOST_ROWS = 256  # as many different samples are measured on
 
@@ -41,7 +51,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     ``board_name`` and ``power_mode`` are those of the report. ``state`` holds TensorRT's
     engines, which are built there first where they are missing; relative paths of the
-    options begin at ``base``.
+    options begin at ``base``. ``scenarios`` are LoadGen's, whose own logs go to ``logs``.
     """
 
     edges: tuple[Edge, ...]
@@ -53,7 +63,20 @@ class Plan(Struct, frozen=True, kw_only=True):
     state: Path
     base: Path = Path()
     budget: Budget
+    power_rate_hz: float = 10.0
     seed: int = 0
+    scenarios: ScenarioPlan | None = None
+    logs: Path | None = None
+
+    def setup(self) -> Setup:
+        """Return where and how the models run in LoadGen's processes."""
+        return Setup(
+            board=self.board,
+            options=self.options,
+            state=self.state,
+            base=self.base,
+            seed=self.seed,
+        )
 
 
 class _Entry(NamedTuple):
@@ -72,32 +95,58 @@ def measure(
     *,
     data: Dataset | None = None,
     seen: int | None = None,
+    power: PowerReader | None = None,
     show: Show = str,
 ) -> BenchReport:
     """Measure a bundle's variants; one that fails is reported as such, and the others go on.
 
     ``data`` are rows that training did not see, ``seen`` how many were left out for that;
-    without data the samples are drawn by the plan's seed. ``show`` hears what is going on.
+    without data the samples are drawn by the plan's seed. ``power`` reads the board's power,
+    and is closed at the end. ``show`` hears what is going on.
 
     Raises:
         ModelError: a variant that had been warm failed in the rounds.
     """
     machine = this_machine()
     failed: list[Failed] = []
+    batches = _batches(bundle.input, data, seed=plan.seed)
     with contextlib.ExitStack() as stack:
-        entries = list(_opened(bundle, plan, failed=failed, stack=stack, show=show))
-        judged = list(_judged(bundle, entries, data, failed=failed, show=show))
-        floor, *rounds = timed_rounds(
-            [_floor(bundle), *(entry.contender for entry, _ in judged)],
-            _batches(bundle.input, data, seed=plan.seed),
-            budget=plan.budget,
-            seed=plan.seed,
-            show=show,
-        )
-        measured = tuple(
-            _measured(bundle, entry, accuracy, found, rounds[0], seed=plan.seed)
-            for (entry, accuracy), found in zip(judged, rounds, strict=True)
-        )
+        reader = NullReader() if power is None else power
+        recorder = Recorder(plan.board, reader, rate_hz=plan.power_rate_hz)
+        stack.enter_context(recorder)
+        with recorder.phase("opening"):
+            entries = list(_opened(bundle, plan, failed=failed, stack=stack, show=show))
+        with recorder.phase("accuracy"):
+            judged = list(_judged(bundle, entries, data, failed=failed, show=show))
+        before = recorder.conditions()
+        with recorder.phase("latency"), Preemptions() as preemptions:
+            floor, *rounds = timed_rounds(
+                [_floor(bundle), *(entry.contender for entry, _ in judged)],
+                batches,
+                budget=plan.budget,
+                seed=plan.seed,
+                show=show,
+            )
+        energies = _energies([entry for entry, _ in judged], batches, recorder, show=show)
+        scenarios: tuple[ScenarioResult, ...] = ()
+        if plan.scenarios is not None:
+            with recorder.phase("LoadGen"):
+                scenarios = run_scenarios(
+                    bundle,
+                    plan.scenarios,
+                    contenders=[(entry.edge, entry.threads) for entry, _ in judged],
+                    data=data,
+                    setup=plan.setup(),
+                    failed=failed,
+                    logs=plan.logs,
+                    energy=recorder.scenario_energy(energies),
+                    show=show,
+                )
+        after, course = recorder.conditions(), recorder.course()
+    measured = tuple(
+        _measured(bundle, entry, accuracy, found, firsts=rounds[0], energy=energy, seed=plan.seed)
+        for (entry, accuracy), found, energy in zip(judged, rounds, energies, strict=True)
+    )
     return BenchReport(
         format=FORMAT,
         bundle=bundle.manifest.name,
@@ -112,6 +161,12 @@ def measure(
         floor=Latency.of(np.concatenate(floor)),
         measured=measured,
         failed=tuple(failed),
+        floor_spread=Spread.of(floor),
+        before=before,
+        after=after,
+        course=course,
+        scenarios=scenarios,
+        preempted_hz=preemptions.per_s,
     )
 
 
@@ -199,13 +254,37 @@ def _batches(sample: Input, data: Dataset | None, *, seed: int) -> list[NDArray[
     return [row[None] for row in rows]
 
 
+def _energies(
+    entries: Sequence[_Entry], batches: Batches, recorder: Recorder, *, show: Show
+) -> list[Energy | None]:
+    """Measure the energy of every variant, None where there is no power to read."""
+    if not recorder.source.rails or not entries:
+        return [None] * len(entries)
+
+    def hear(which: int, state: str) -> None:
+        show(f"{entries[which].edge.name}, {named(entries[which].threads)}: {state}")
+
+    with recorder.phase("energy"):
+        return [
+            *measure_energy(
+                [entry.contender for entry in entries],
+                batches,
+                meter=recorder.meter,
+                source=recorder.source,
+                period_s=recorder.period_s,
+                show=hear,
+            )
+        ]
+
+
 def _measured(
     bundle: Bundle,
     entry: _Entry,
     accuracy: Accuracy | None,
     rounds: Sequence[Nanoseconds],
-    firsts: Sequence[Nanoseconds],
     *,
+    firsts: Sequence[Nanoseconds],
+    energy: Energy | None,
     seed: int,
 ) -> Measured:
     edge = entry.edge
@@ -219,5 +298,6 @@ def _measured(
         latency=Latency.of(np.concatenate(rounds)),
         ratio=paired_ratio(rounds, firsts, seed=seed),
         accuracy=accuracy,
-        energy=None,  # no power reader yet
+        energy=energy,
+        spread=Spread.of(rounds),
     )

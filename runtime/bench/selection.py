@@ -25,7 +25,11 @@ class Bounds(Struct, frozen=True, kw_only=True):
 
 
 class Figures(NamedTuple):
-    """What a variant is chosen by; None where it was not measured."""
+    """What a variant is chosen by; None where it was not measured.
+
+    Joules below what the sensor can tell are not measured, and replayed ones are none of
+    this board.
+    """
 
     median_ms: float
     p90_ms: float
@@ -38,7 +42,7 @@ class Figures(NamedTuple):
         return cls(
             one.latency.median_ms,
             one.latency.p90_ms,
-            None if one.energy is None else one.energy.per_sample_j,
+            None if one.energy is None or one.energy.replayed else one.energy.joules,
             None if one.accuracy is None else one.accuracy.accuracy,
         )
 

@@ -1,0 +1,1 @@
+"""MLPerf LoadGen's scenarios over a bundle: how the field measures what a device serves."""
