@@ -7,14 +7,14 @@ SOURCES := $(shell find __init__.py __main__.py py.typed models telemetry uplink
 	board_configs -type f -not -path '*/__pycache__/*')
 
 .NOTPARALLEL:
-.PHONY: run test check modelserver bench faults fuzz soak test-arm64 format clean
+.PHONY: run test check modelserver bench faults fuzz soak test-arm64 service-test format clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.demo $(VENV)/.installed
 	$(BIN)/hedge demo
 
 test: check
-	sh tests/install_brokers.sh
+	sh tests/install_peers.sh
 	$(BIN)/pytest
 
 check: $(VENV)/.dev $(VENV)/.installed
@@ -26,12 +26,13 @@ check: $(VENV)/.dev $(VENV)/.installed
 bench: $(VENV)/.dev $(VENV)/.installed
 	$(BIN)/python tests/bench/loop.py --keep
 	$(BIN)/python tests/bench/backends.py --keep
-	sh tests/install_brokers.sh
+	$(BIN)/python tests/bench/energy.py --keep
+	sh tests/install_peers.sh
 	$(BIN)/python tests/bench/uplink.py --keep
 
 # An hour of faults, which goes on where it was; the figures are kept beside the harness.
 faults: $(VENV)/.dev $(VENV)/.installed
-	sh tests/install_brokers.sh
+	sh tests/install_peers.sh
 	cd tests && $(CURDIR)/$(BIN)/python -m faults.outbox
 	cd tests && $(CURDIR)/$(BIN)/python -m faults.device
 	cd tests && $(CURDIR)/$(BIN)/python -m faults.page
@@ -42,12 +43,16 @@ fuzz: $(VENV)/.dev $(VENV)/.installed
 
 # Twenty minutes: five million samples, with the far end away again and again.
 soak: $(VENV)/.dev $(VENV)/.installed
-	sh tests/install_brokers.sh
+	sh tests/install_peers.sh
 	cd tests && $(CURDIR)/$(BIN)/python -m soak
 
 # The suite on aarch64 binaries under emulation: root, qemu-user-static and debootstrap.
 test-arm64: $(VENV)/.dev $(VENV)/.installed
 	cd tests && $(CURDIR)/$(BIN)/python -m arm64
+
+# The device as a service on a systemd that is booted for it: root, systemd-nspawn, debootstrap.
+service-test: $(VENV)/.dev $(VENV)/.installed
+	cd tests && $(CURDIR)/$(BIN)/python -m service
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

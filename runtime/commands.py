@@ -11,17 +11,21 @@ from . import (
     bundle_command,
     check_command,
     demo,
+    energy_command,
     outbox_command,
     quantize_command,
     run_command,
+    service_command,
+    top_command,
     train_command,
     version,
     worker_command,
 )
 
 _COMMANDS = (
-    *(run_command, check_command, worker_command, demo, outbox_command, bundle_command),
-    *(train_command, quantize_command, bench_command, boards_command, broker_command),
+    *(run_command, check_command, top_command, service_command, worker_command, demo),
+    *(outbox_command, energy_command, bundle_command, train_command, quantize_command),
+    *(bench_command, boards_command, broker_command),
 )
 
 

@@ -1,0 +1,207 @@
+"""What to install for a device, found from its configuration."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from ..config import Config, FolderSource, JsonLinesSink, ReplaySource, load_config
+from ..shipped import bundle_path
+from .plan import Command, LetRead, Plan, Step, WriteFile
+from .reach import closed, hidden
+from .steps import finish
+from .units import RULES, UNITS, Need, shipped, unit_text
+
+STATE = Path("/var/lib/hedge")
+"""The state directory, which StateDirectory= of the unit makes."""
+
+_UNITS = "/etc/systemd/system"
+_RULES = "/etc/udev/rules.d"
+_GROUPS: Mapping[Need, tuple[str, ...]] = {
+    "gpu": ("video", "render"),
+    "pmic": ("video",),
+    "rapl": ("hedge-power",),
+}
+_SECRETS = ("password_file", "ca_file", "cert_file", "key_file")
+
+
+def plan_device(
+    config_path: Path,
+    *,
+    program: Sequence[str],
+    root: Path = Path("/"),
+    needs: Sequence[Need] = (),
+    environ: Mapping[str, str],
+) -> Plan:
+    """Return what would be done to have a device run as a service.
+
+    ``config_path`` and ``program``, the command that starts hedge, are as seen from within
+    ``root``, the file system that is installed into.
+
+    Raises:
+        ConfigError: the configuration cannot be read or is wrong.
+    """
+    config_path = Path("/") / config_path
+    seen = root / config_path.relative_to("/")
+    own = {name: text for name, text in environ.items() if not name.startswith("HEDGE__")}
+    config = load_config(seen, environ=own)  # a variable of this shell is none of the service's
+    base = config_path.parent
+    secrets = _secrets(config, base=base, root=root)
+    text = unit_text("device", command=(*program, "run", str(config_path)), credentials=secrets)
+    unit = UNITS["device"]
+    steps: list[Step] = [WriteFile(path=f"{_UNITS}/{unit}", text=text)]
+    for need in needs:
+        drop_in = f"{_UNITS}/{unit}.d/{need}.conf"
+        steps.append(WriteFile(path=drop_in, text=shipped(f"drop-ins/{need}.conf")))
+    if "rapl" in needs:
+        steps.append(WriteFile(path=f"{_RULES}/{RULES}", text=shipped(RULES)))
+        steps += _rapl_commands(root)
+    if closed(config_path, root=root) == config_path:
+        steps.append(LetRead(path=str(config_path)))
+    problems = [
+        *_program_problems(program, root=root),
+        *_group_problems(needs, root=root),
+        *_config_problems(config, config_path, root=root, secrets=secrets),
+    ]
+    return finish(
+        unit, steps, root=root, problems=problems, notes=_notes(secrets, needs, root=root)
+    )
+
+
+def _secrets(config: Config, *, base: Path, root: Path) -> dict[str, Path]:
+    """Return the files that may be secret and that others may not read, by bare name."""
+    paths = [base / name for _, name in _secret_names(config)]
+    return {path.name: path for path in paths if closed(path, root=root) is not None}
+
+
+def _secret_names(config: Config) -> Iterator[tuple[str, str]]:
+    """Give key and name of each file that systemd can hand over."""
+    uplink, traces = config.uplink, config.telemetry.traces
+    if uplink is not None:
+        yield from _named("uplink", uplink, _SECRETS)
+    if traces is not None:
+        yield from _named("telemetry.traces", traces, ("headers_file", "ca_file"))
+
+
+def _named(table: str, record: Struct, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for key in keys:
+        name = getattr(record, key)
+        if name is not None:
+            yield f"{table}.{key}", name
+
+
+def _program_problems(program: Sequence[str], *, root: Path) -> Iterator[str]:
+    """Say why the service could not even be started."""
+    start = Path(program[0])
+    if not os.path.lexists(root / start.relative_to("/")):
+        yield f"{root / start.relative_to('/')} is not there: install hedge there first"
+    yield from _unreachable(start, root=root, what="hedge")
+    if root == Path("/"):  # what this very installation consists of
+        for path in (Path(sys.executable).resolve(), Path(__file__).resolve()):
+            yield from _unreachable(path, root=root, what="hedge")
+
+
+def _rapl_commands(root: Path) -> Sequence[Step]:
+    """Return what makes the group of the energy counters and puts its rule to work."""
+    if root != Path("/"):
+        return ()
+    return (
+        Command(words=("groupadd", "--system", "--force", "hedge-power")),
+        Command(words=("udevadm", "control", "--reload")),
+        Command(words=("udevadm", "trigger", "--subsystem-match=powercap")),
+    )
+
+
+def _group_problems(needs: Sequence[Need], *, root: Path) -> Iterator[str]:
+    """Say which groups are missing: systemd starts no service that names such a one."""
+    try:
+        lines = (root / "etc/group").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    there = {line.partition(":")[0] for line in lines}
+    made = {"hedge-power"} if root == Path("/") else set()  # by a step of the plan
+    for need in needs:
+        for group in _GROUPS[need]:
+            if group not in there | made:
+                yield f"--{need}: there is no group {group} (groupadd --system {group})"
+
+
+def _config_problems(
+    config: Config, config_path: Path, *, root: Path, secrets: Mapping[str, Path]
+) -> Iterator[str]:
+    """Say what of the configuration the service could not reach."""
+    base = config_path.parent
+    shut = closed(config_path, root=root)
+    if place := hidden(config_path):
+        yield f"{config_path}: the service does not see {place}; /etc/hedge is a good place"
+    elif shut not in {None, config_path}:
+        yield f"{config_path}: others may not enter {shut} (chmod a+x {shut})"
+    if Path(config.device.state_dir) != STATE:
+        yield (
+            f"{config_path}: device.state_dir is {config.device.state_dir}: the service may write "
+            f"{STATE} alone; leave the key out"
+        )
+    for name, path in _inputs(config, base=base, root=root):
+        yield from _unreachable(path, root=root, what=name)
+    for name in _outputs(config):
+        if not (base / name).is_relative_to(STATE):
+            yield f"{base / name}: the service may write below {STATE} alone"
+    yield from _secret_problems(config, base=base, root=root, secrets=secrets)
+
+
+def _secret_problems(
+    config: Config, *, base: Path, root: Path, secrets: Mapping[str, Path]
+) -> Iterator[str]:
+    for key, name in _secret_names(config):
+        path = base / name
+        if not (root / path.relative_to("/")).exists():
+            yield f"{path}: {key} is not there"
+        if secrets.get(path.name, path) != path:
+            yield f"{path}: another secret is called {path.name}, too; rename one"
+
+
+def _inputs(config: Config, *, base: Path, root: Path) -> Iterator[tuple[str, Path]]:
+    """Give what is read besides what ships with hedge, and by which stream or key."""
+    recording = config.telemetry.power.path
+    if recording is not None:
+        yield "telemetry.power.path", base / recording
+    seen = root / base.relative_to("/")
+    for stream in config.stream:
+        if bundle_path(stream.bundle, base=seen) == seen / stream.bundle:
+            yield stream.name, base / stream.bundle
+        if stream.backend.calibration is not None:
+            yield stream.name, base / stream.backend.calibration
+        match stream.source:
+            case ReplaySource(path=path) | FolderSource(path=path):
+                yield stream.name, base / path
+
+
+def _outputs(config: Config) -> Iterator[str]:
+    """Give the files that the daemon would write besides its state."""
+    for sink in config.sink:
+        if isinstance(sink, JsonLinesSink):
+            yield sink.path
+    if config.telemetry.report is not None:
+        yield config.telemetry.report
+    if config.telemetry.log is not None:
+        yield config.telemetry.log.path
+
+
+def _unreachable(path: Path, *, root: Path, what: str) -> Iterator[str]:
+    if place := hidden(path):
+        yield f"{what}: {path}: the service does not see {place}"
+    elif shut := closed(path, root=root):
+        yield f"{what}: {path}: others may not read {shut} (chmod a+rX {shut})"
+
+
+def _notes(secrets: Mapping[str, Path], needs: Sequence[Need], *, root: Path) -> Iterator[str]:
+    if secrets:
+        yield f"systemd reads {', '.join(sorted(secrets))} at each start and hands them over"
+    folder = root / _UNITS.lstrip("/") / f"{UNITS['device']}.d"
+    others = {one.name for one in folder.glob("*.conf")} - {f"{need}.conf" for need in needs}
+    if others:
+        yield f"{', '.join(sorted(others))} in {folder} stay in force"
