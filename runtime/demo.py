@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import secrets
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,13 +25,13 @@ from ..models.unseen import unseen
 from ..uplink.link.broker_url import Broker
 from .children import Child, child, ending
 from .demo_figures import Tally, figures, table
+from .far_end import far_end
 from .progress import Progress
 from .report import RunReport, check_place, write_json
 from .shipped import bundle_path
 from .sources.folder import read_sample
 
 _RATE_HZ = 200.0
-_READY_S = 30.0
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -147,33 +146,16 @@ def _cooperate(
     """Run broker, worker and device over the samples; return what came of it."""
     np.savez(folder / "samples.npz", X=data.x)
     bundle = bundle.resolve()
-    with contextlib.ExitStack() as stack:
-        if broker is None:
-            port = _free_port()
-            broker = f"mqtt://127.0.0.1:{port}?version=3.1.1"
-            embedded = stack.enter_context(
-                child("broker", ["broker", "--port", str(port)], folder=folder)
-            )
-            embedded.wait_for("READY=1", timeout_s=_READY_S)
-        worker = stack.enter_context(
-            child("worker", ["worker", str(bundle), "--broker", broker], folder=folder)
-        )
-        worker.wait_for("STATUS=serving", timeout_s=_READY_S, hint=f"does {broker} answer?")
-        config = folder / "device.toml"
-        config.write_text(_device_toml(bundle, folder, rate_hz=rate_hz, broker=broker), "utf-8")
-        device = stack.enter_context(child("device", ["run", str(config)], folder=folder))
-        tally = _watch(device, worker, Tally(data, labels), folder / "outcomes.jsonl")
+    config = folder / "device.toml"
+    with far_end(bundle, folder=folder, broker=broker) as far:
+        config.write_text(_device_toml(bundle, folder, rate_hz=rate_hz, broker=far.broker), "utf-8")
+        with child("device", ["run", str(config)], folder=folder) as device:
+            tally = _watch(device, far.worker, Tally(data, labels), folder / "outcomes.jsonl")
     if device.process.returncode != 0:
         raise HedgeError(
             f"{ending(device.process.returncode)}: {device.last_words()}", where="device"
         )
     return tally, msgspec.json.decode((folder / "report.json").read_bytes(), type=RunReport)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _device_toml(bundle: Path, folder: Path, *, rate_hz: float, broker: str) -> str:

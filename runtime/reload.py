@@ -129,7 +129,7 @@ class Reload:
         served = self._streams.open_all(config)
         try:
             return Change(config, served, self._open_sinks(config))
-        except HedgeError:
+        except BaseException:
             close_all(self._streams.new_among(served))
             raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from ..uplink.pump import Pump
 from ..uplink.topics import Device as Address
 from .both_ends import contract_of, link_to
 from .config import OUTBOX, Config, MqttSinkConfig, UplinkConfig
+from .credentials import secret_path
 from .sinks.mqtt import MqttSink
 from .sinks.sink import Sink
 from .streams import Streams
@@ -136,7 +138,7 @@ def device_link(uplink: UplinkConfig, *, client_id: str, base: Path, session_s: 
     """
 
     def path(name: str | None) -> Path | None:
-        return None if name is None else base / name
+        return None if name is None else secret_path(name, base=base, environ=os.environ)
 
     return link_to(
         uplink.broker,

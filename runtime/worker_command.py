@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from ..models.errors import ConfigError
+from ..telemetry.clock import boottime_ns
 from ..uplink.far_end.probe import Verdict
 from ..uplink.far_end.worker import Worker
 from ..uplink.link.link import KEEPALIVE_S
@@ -190,6 +191,7 @@ def run(options: argparse.Namespace) -> int:
             max_batch=options.batch,
             batch_wait_s=options.batch_wait_ms / 1000,
             on_serving=lambda how: _serving(notifier, how, options.shard),
+            on_turn=lambda: notifier.feed(boottime_ns()),
             on_waiting=lambda why: notifier.send(f"STATUS=waiting: {why}"),
             traces=traces,
         )

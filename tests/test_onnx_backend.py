@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +20,7 @@ from hedge.models.errors import ConfigError, ModelError
 from hedge.models.model import Model
 from hedge.runtime.backends import open_model
 from hedge.runtime.backends.options import BackendOptions
+from hedge.runtime.shipped import bundle_path
 
 Linear = Callable[..., bytes]
 CLASSES = 5
@@ -172,3 +177,25 @@ def test_the_library_keeps_quiet_about_warnings(capfd: pytest.CaptureFixture[str
     ):
         model.infer(np.array([[4, 1], [0, 0]], np.float32))  # not the declared (2, 2)
     assert capfd.readouterr().err == ""
+
+
+def test_the_library_leaves_no_record_of_its_use(tmp_path: Path) -> None:
+    code = (
+        "from hedge.runtime.backends import open_model; import pathlib, sys\n"
+        "open_model(pathlib.Path(sys.argv[1]).read_bytes(), format='onnx', where='m').close()"
+    )
+    model = tmp_path / "m.onnx"
+    model.write_bytes(bundle_path("digits").joinpath("edge.onnx").read_bytes())
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("ORT_")}
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model)],
+        env={**environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not [path for path in home.rglob("*") if "onnx" in path.name.lower()]

@@ -18,7 +18,7 @@ import pytest
 
 from hedge.models.errors import ConfigError
 from hedge.runtime import service_command, worker_command
-from hedge.runtime.service.credentials import secret_path
+from hedge.runtime.credentials import secret_path
 from hedge.runtime.service.device_install import plan_device
 from hedge.runtime.service.plan import Command, LetRead, Plan, RemoveFile, WriteFile
 from hedge.runtime.service.reach import closed, hidden

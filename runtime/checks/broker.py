@@ -6,6 +6,7 @@ that is running under the same one. It publishes nothing.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from ...uplink.link.link import Connected, Disconnected, Link, Subscribed
 from ...uplink.link.quiet import QuietHours
 from ...uplink.topics import Device as Address
 from ..config import Config, UplinkConfig
+from ..credentials import secret_path
 from ..trust import why_untrusted
 from ..way_out import device_link
 from .finding import Finding, error, ok, warning
@@ -59,16 +61,21 @@ def check_uplink(config: Config, uplink: UplinkConfig, *, base: Path) -> Iterato
     if uplink.quiet_hours:
         QuietHours(uplink.quiet_hours)
     for name in (uplink.password_file, uplink.key_file):
-        if name is not None and (base / name).stat().st_mode & 0o077:
+        if name is None:
+            continue
+        file = secret_path(name, base=base, environ=os.environ)
+        if file.stat().st_mode & 0o077:
             yield warning(
                 "broker",
                 name,
                 "others can read this secret",
-                where=str(base / name),
+                where=str(file),
                 todo="chmod 600",
             )
-    if uplink.ca_file is not None and (why := why_untrusted(base / uplink.ca_file)):
-        yield warning("broker", uplink.ca_file, f"whom to trust is not safe: {why}")
+    if uplink.ca_file is not None:
+        file = secret_path(uplink.ca_file, base=base, environ=os.environ)
+        if why := why_untrusted(file):
+            yield warning("broker", uplink.ca_file, f"whom to trust is not safe: {why}")
     if broker.username is not None and not broker.tls:
         yield warning(
             "broker",

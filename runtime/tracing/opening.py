@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from pathlib import Path
@@ -11,6 +12,7 @@ from ...models.errors import ConfigError
 from ...telemetry.clock import Clock, boottime_ns
 from ...uplink.far_end.traces import NoTraces, Traces
 from ...uplink.topics import Device
+from ..credentials import secret_path
 from .device_tracer import DeviceTracer
 from .far_end_traces import FarEndTraces
 from .options import TracesOptions
@@ -75,9 +77,10 @@ def open_traces(
 
 def _open_spans(options: TracesOptions, *, who: dict[str, str], base: Path, clock: Clock) -> Spans:
     url = traces_url(options.endpoint)
-    ca_file = None if options.ca_file is None else base / options.ca_file
+    ca_file = _handed(options.ca_file, base=base)
     _check_trust(ca_file, url=url)
-    headers = {} if options.headers_file is None else read_headers(base / options.headers_file)
+    headers_file = _handed(options.headers_file, base=base)
+    headers = {} if headers_file is None else read_headers(headers_file)
     return OtlpSpans(
         url,
         headers=headers,
@@ -85,6 +88,10 @@ def _open_spans(options: TracesOptions, *, who: dict[str, str], base: Path, cloc
         resource=who,
         clock=clock,
     )
+
+
+def _handed(name: str | None, *, base: Path) -> Path | None:
+    return None if name is None else secret_path(name, base=base, environ=os.environ)
 
 
 def traces_url(endpoint: str) -> str:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ...models.errors import ConfigError
 from ..boards.tree import Tree
 from .reader import PowerSource
-from .sensor_file import SensorFile
+from .sensor_file import SensorFile, product
 
 SUPPLIES = "sys/class/power_supply"
 _FASTEST_HZ = 1.0  # chosen: fuel gauges average over a second and more
@@ -29,13 +29,8 @@ class _Battery(NamedTuple):
     per_w: float
 
     def power_w(self) -> float | None:
-        power = 1
-        for file in self.files:
-            number = file.number()
-            if number is None:
-                return None
-            power *= number
-        return abs(power) / self.per_w
+        power = product(self.files)
+        return None if power is None else abs(power) / self.per_w
 
 
 class BatteryReader:

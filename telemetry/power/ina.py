@@ -26,7 +26,7 @@ from ..boards.rails import FoundRail, find_rails, fits
 from ..boards.tree import Tree
 from ..clock import Clock
 from .reader import PowerSource
-from .sensor_file import SensorFile
+from .sensor_file import SensorFile, product
 
 DRIVERS = ("ina3221", "ina238")
 _SHUNT_STEP_V = 40e-6
@@ -56,13 +56,8 @@ class _Channel(NamedTuple):
     per_w: float
 
     def power_w(self) -> float | None:
-        power = 1
-        for file in self.files:
-            number = file.number()
-            if number is None:
-                return None
-            power *= number
-        return power / self.per_w
+        power = product(self.files)
+        return None if power is None else power / self.per_w
 
     @property
     def is_gone(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _MAX_BYTES = 64
@@ -66,3 +67,14 @@ class SensorFile:
         if len(text) in (os.fstat(self._file).st_size, _MAX_BYTES):  # sysfs says 4096, procfs 0
             self.close()
         return text
+
+
+def product(files: Iterable[SensorFile]) -> int | None:
+    """Return what the numbers in these files multiply to; None: one cannot be read."""
+    found = 1
+    for file in files:
+        number = file.number()
+        if number is None:
+            return None
+        found *= number
+    return found

@@ -73,7 +73,8 @@ class Worker:
     subscription; where the broker has none, this worker takes the asks of its ``shard``
     (index, count). The first ask of a batch waits for ``max_batch`` of them for ``batch_wait_s``
     at most. ``on_serving`` is called whenever asks can come, with "shared" or "plain", and
-    ``on_waiting`` whenever they cannot since a model is away, with the reason. ``memory``
+    ``on_waiting`` whenever they cannot since a model is away, with the reason; ``on_turn`` at
+    every turn, at least once a second unless a model takes longer. ``memory``
     bounds the answers kept for asks that come twice. ``traces`` continues those of devices.
     """
 
@@ -91,6 +92,7 @@ class Worker:
         memory_bytes: int = 16 << 20,
         on_serving: Callable[[Verdict], None] | None = None,
         on_waiting: Callable[[str], None] | None = None,
+        on_turn: Callable[[], object] | None = None,
         traces: Traces = NoTraces(),  # noqa: B008 -- has no state
         clock: Clock = boottime_ns,
     ) -> None:
@@ -110,6 +112,7 @@ class Worker:
         self._models = Attendance(responders)
         self._on_serving = on_serving
         self._on_waiting = on_waiting
+        self._on_turn = on_turn
         self._traces = traces
         self._clock = clock
         self._probe: Probe | None = None
@@ -154,6 +157,8 @@ class Worker:
         try:
             while not self._stopping.is_set():
                 self._turn(_IDLE_S)
+                if self._on_turn is not None:
+                    self._on_turn()
             self._drain(drain_s)
         finally:
             self._link.close(timeout_s=drain_s)

@@ -20,11 +20,11 @@ from ....models.manifest import Edge
 from ....telemetry.boards.detect import Detected
 from ...backends.options import BackendOptions
 from ...children import Child, ending
+from ...far_end import far_end
 from ...probe.messages import Refused
 from ..energy_record import Energy
 from ..record import Failed
 from ..scenario_record import Part, Scenario, ScenarioResult
-from .far_end import far_end
 from .library import load
 from .messages import ANSWER, LOGS, ROWS, TASK, Finished, Task
 from .plan import FLOOR_S, ScenarioPlan, parts_of
@@ -141,7 +141,7 @@ def _run(
         return _run_alone(task, folder, logs=logs, show=show)
     if bundle.manifest.cloud is None:
         raise BundleError("has no cloud model to escalate to", where=str(bundle.path))
-    with far_end(bundle.path, folder=folder, broker=task.broker) as broker:
+    with far_end(bundle.path, folder=folder, broker=task.broker) as (broker, _):
         task = msgspec.structs.replace(task, broker=broker)
         return _run_alone(task, folder, logs=logs, show=show)
 

@@ -1,4 +1,4 @@
-"""The far end that escalated samples are asked of: a broker and a worker, as in the field."""
+"""The far end of a device that is run here and now: a broker and a worker, as in the field."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from ...children import child
+from .children import Child, child
 
 _READY_S = 30.0
 
 
+class FarEnd(NamedTuple):
+    """The broker's URL, and the worker that listens there."""
+
+    broker: str
+    worker: Child
+
+
 @contextlib.contextmanager
-def far_end(bundle: Path, *, folder: Path, broker: str | None = None) -> Iterator[str]:
-    """Start a worker, and a broker if there is none; give the broker's URL, and end them.
+def far_end(bundle: Path, *, folder: Path, broker: str | None = None) -> Iterator[FarEnd]:
+    """Start a worker, and a broker if ``broker`` names none; end them afterwards.
+
+    What they print goes into ``folder``.
 
     Raises:
         HedgeError: one of them does not start.
@@ -28,7 +38,7 @@ def far_end(bundle: Path, *, folder: Path, broker: str | None = None) -> Iterato
         arguments = ["worker", str(bundle.resolve()), "--broker", broker]
         worker = stack.enter_context(child("worker", arguments, folder=folder))
         worker.wait_for("STATUS=serving", timeout_s=_READY_S, hint=f"does {broker} answer?")
-        yield broker
+        yield FarEnd(broker, worker)
 
 
 def _free_port() -> int:
