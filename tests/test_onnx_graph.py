@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -424,8 +423,10 @@ def test_changed_bytes_never_raise_anything_but_our_error(
         return
     # what was accepted hides nothing from protobuf's own reading, if that accepts it too
     model = ModelProto()
-    with contextlib.suppress(DecodeError):
+    try:
         model.ParseFromString(bytes(data))
+    except DecodeError:
+        return  # what it has read of it means nothing
     seen = nodes_of(model)
     assert {(node.domain, node.op_type) for node in seen} <= {
         (domain, name) for short, name in info.operators for domain in {short, short or "ai.onnx"}

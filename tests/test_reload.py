@@ -187,8 +187,9 @@ def test_what_waits_on_a_changed_stream_is_answered_and_on_a_removed_one_degrade
     device.start()
 
     def waiting(name: str) -> set[str]:
-        finals = {one["id"] for one in device.lines() if one["final"]}
-        return {one["id"] for one in device.lines() if one["stream"] == name} - finals
+        lines = device.lines()  # once: it grows meanwhile
+        finals = {one["id"] for one in lines if one["final"]}
+        return {one["id"] for one in lines if one["stream"] == name} - finals
 
     eventually(lambda: len(waiting("a")) >= 8 and len(waiting("b")) >= 3)
     device.write(_DEVICE, uplink, stream("a", more=long + "\nfilter = false", rate=0.001), sink())
