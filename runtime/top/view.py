@@ -29,7 +29,6 @@ _ROUTES: dict[str, tuple[str, Style]] = {
     "overrun": ("^", "bad"),
 }
 _USUAL_ENDS = ("answered", "expired")
-_USUAL_COUNTS = ("sent", "answered", "expired")
 _TROUBLES = ("evicted", "dead", "lost", "not_stored", "queue_full", "undelivered", "unheard")
 _INDENT = 10
 _NAME = 12
