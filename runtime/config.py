@@ -6,6 +6,7 @@ Precedence: a flag, then the environment (``HEDGE__SECTION__KEY``, for a stream
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -216,6 +217,7 @@ def load_config(path: Path, *, environ: Mapping[str, str]) -> Config:
             _overlay(document, name, environ[name])
     config = to_record(document, Config, where=str(path), error=ConfigError)
     _check_names(config, where=str(path))
+    _check_outputs(config, where=str(path))
     _check_links(config, where=str(path))
     return config
 
@@ -256,6 +258,25 @@ def _check_names(config: Config, *, where: str) -> None:
     for place, name in enumerate(names):
         if name in names[:place]:
             raise ConfigError(f"a second stream {name!r}", where=f"{where}: $.stream[{place}].name")
+
+
+def _check_outputs(config: Config, *, where: str) -> None:
+    """Check that no two parts of the device write to one file."""
+    telemetry, log = config.telemetry, config.telemetry.log
+    files = {
+        f"sink[{at}].path": sink.path
+        for at, sink in enumerate(config.sink)
+        if isinstance(sink, JsonLinesSink)
+    }
+    files |= {} if telemetry.report is None else {"telemetry.report": telemetry.report}
+    if log is not None:
+        files["telemetry.log.path"] = log.path
+        files |= {f"telemetry.log.path (.{n})": f"{log.path}.{n}" for n in range(1, log.keep + 1)}
+    seen: dict[str, str] = {}
+    for key, path in files.items():
+        other = seen.setdefault(os.path.normpath(path), key)
+        if other != key:
+            raise ConfigError(f"is the file of {other}, too", where=f"{where}: $.{key}")
 
 
 def _check_links(config: Config, *, where: str) -> None:

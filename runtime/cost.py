@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from ..telemetry.boards.detect import Detected
 from ..telemetry.boards.power_mode import read_power_mode
 from ..telemetry.boards.thermal import hottest, read_throttling, read_zones
 from ..telemetry.boards.tree import Tree
 from ..telemetry.clock import Clock
-from ..telemetry.energy.account import EnergyAccount
+from ..telemetry.energy.account import EnergyAccount, Processors
 from ..telemetry.energy.baseline import fitting_baseline
 from ..telemetry.energy.figures import EnergyReport, StreamEnergy
 from ..telemetry.energy.sampler import PowerSampler
@@ -47,7 +49,9 @@ class Cost:
             reader, rate_hz=rate_hz, clock=clock, also=(board_reader(board),)
         )
         self._account = EnergyAccount(
-            self._sampler, baseline=fitting_baseline(state, reader.source, board=board)
+            self._sampler,
+            baseline=fitting_baseline(state, reader.source, board=board),
+            processors=_processors({}),
         )
         self._ledgers = ledgers
         self._uplink = uplink
@@ -79,7 +83,8 @@ class Cost:
     def settle(self) -> None:
         """Share out what was measured since the last time."""
         if self._has_rails:
-            self._account.settle(self._works())
+            works = self._works()
+            self._account.settle(works, processors=_processors(works))
 
     def report(self) -> EnergyReport | None:
         """Return the energy of the run so far; None where no sensor is read."""
@@ -107,6 +112,20 @@ class Cost:
             self._uplink_of[name] = self._uplink_of.get(name, 0) + share_ns
             works[name] = _with_uplink(ledger.work(), self._uplink_of[name])
         return works
+
+
+def _processors(works: Mapping[str, Work]) -> Processors:
+    """Return how long the processors have worked so far; in the loop's thread.
+
+    What this thread does beside its samples is upkeep.
+    """
+    times = psutil.cpu_times()
+    machine_ns = int((times.user + times.nice + times.system + times.irq + times.softirq) * 1e9)
+    stages = [done for work in works.values() for done in work.stages.items()]
+    at_work_ns = sum(done.busy_ns for name, done in stages if name != "uplink")
+    upkeep_ns = max(0, time.thread_time_ns() - at_work_ns)
+    ours_ns = time.process_time_ns() - upkeep_ns
+    return Processors(ours_ns, machine_ns - ours_ns)
 
 
 def _with_uplink(work: Work, uplink_ns: int) -> Work:

@@ -17,6 +17,7 @@ from .config import Config
 from .cost import Cost
 from .feed import Feed
 from .loop import Loop
+from .notes import Notes
 from .notify import Notifier
 from .reload import Reload
 from .report import RunReport, check_place, write_json
@@ -89,7 +90,8 @@ def _serve(
     stack.callback(reader.close)
     session = next_session(state)
     out = way_out(config, streams, base=base, session=session, bell=bell)
-    streams.tell(out.uplink.note)
+    notes = Notes(out.uplink.note)
+    streams.tell(notes.say)
     feeds: list[Feed] = [notifier, streams]
     loop = Loop(
         streams.lanes(),
@@ -110,6 +112,7 @@ def _serve(
         kept=out.sinks,
         loop=loop,
         uplink=out.uplink,
+        notes=notes,
         systemd=notifier.send,
         bell=bell,
     )
@@ -130,6 +133,7 @@ def _serve(
         streams=streams,
         loop=loop,
         uplink=out.uplink,
+        notes=notes,
         cost=cost,
         counters=[tracer.counters, *([] if log is None else [log.counters])],
         clock=boottime_ns,
@@ -148,6 +152,7 @@ def _serve(
     notifier.send("READY=1\nSTATUS=serving")
     loop.run()
     notifier.send("STOPPING=1")
+    tracer.close()  # what it still has to tell counts
     return figures.report()
 
 

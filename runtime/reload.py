@@ -22,6 +22,7 @@ from ..uplink.asks import Uplink
 from .both_ends import contract_of
 from .config import Config, MqttSinkConfig
 from .loop import Loop
+from .notes import Notes
 from .sinks.local import LocalSinks
 from .sinks.sink import Sink
 from .streams import Served, Streams, close_all
@@ -57,6 +58,7 @@ class Reload:
         kept: Sequence[Sink],
         loop: Loop,
         uplink: Uplink,
+        notes: Notes,
         systemd: Callable[[str], None],
         bell: threading.Event,
     ) -> None:
@@ -68,6 +70,7 @@ class Reload:
         self._kept = kept
         self._loop = loop
         self._uplink = uplink
+        self._notes = notes
         self._systemd = systemd
         self._bell = bell
         self._asked = False
@@ -152,14 +155,14 @@ class Reload:
         self._loop.counts["reloads"] += 1
         _log.warning("the configuration is taken up anew")
         self._systemd("READY=1\nSTATUS=serving")
-        self._uplink.note(None)
+        self._notes.say(None)
 
     def _refuse(self, error: HedgeError) -> None:
         self._loop.counts["reloads_refused"] += 1
         _log.error("the last good configuration is kept: %s", error)
         line = str(error).replace("\n", " ")
         self._systemd(f"READY=1\nSTATUS=serving; the last good configuration is kept: {line}")
-        self._uplink.note(f"the last good configuration is kept: {line}"[:200])
+        self._notes.say(f"the last good configuration is kept: {line}"[:200])
 
 
 def _check_kept(old: Config, new: Config) -> None:

@@ -14,6 +14,7 @@ from ..uplink.asks import Uplink
 from .config import Config
 from .cost import Cost
 from .loop import Loop
+from .notes import Notes
 from .report import RunReport
 from .streams import Streams
 from .version import installed
@@ -35,6 +36,7 @@ class RunFigures:
         streams: Streams,
         loop: Loop,
         uplink: Uplink,
+        notes: Notes,
         cost: Cost,
         counters: Sequence[Counters],
         clock: Clock,
@@ -45,6 +47,7 @@ class RunFigures:
         self._streams = streams
         self._loop = loop
         self._uplink = uplink
+        self._notes = notes
         self._cost = cost
         self._counters = counters
         self._clock = clock
@@ -68,6 +71,7 @@ class RunFigures:
             version=self._version,
             at_s=round(time.time(), 3),
             connected=self._uplink.connected if self._has_uplink else None,
+            note=self._notes.line,
             energy=self._cost.report(),
             board=self._cost.board(),
         )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from pathlib import Path
+
+from ..telemetry.whole_file import write_whole
 
 _log = logging.getLogger(__name__)
 _LAST = (1 << 53) - 1
@@ -22,9 +23,8 @@ def next_session(state_dir: Path) -> int:
     """
     file = state_dir / "session"
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         session = _counted(file) + 1
-        _write(file, session)
+        write_whole(file, str(session).encode("ascii"))
     except OSError as error:
         session = _drawn()
         _log.warning("%s: no session counter (%s); session %d drawn", file, error, session)
@@ -47,19 +47,3 @@ def _counted(file: Path) -> int:
 
 def _drawn() -> int:
     return (1 << 52) + secrets.randbelow(1 << 51)
-
-
-def _write(file: Path, session: int) -> None:
-    beside = file.with_suffix(".new")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(fd, str(session).encode("ascii"))
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    beside.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

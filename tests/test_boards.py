@@ -697,6 +697,9 @@ def test_a_profile_that_is_too_large_or_not_there_is_refused(tmp_path: Path) -> 
         load_profile(tmp_path / "big.toml")
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read: No such file"):
         load_profile(tmp_path / "none.toml")
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(ConfigError, match=r"pipe\.toml: is no regular file"):
+        load_profile(tmp_path / "pipe.toml")
 
 
 # -- Recordings

@@ -90,3 +90,25 @@ def test_an_environment_variable_that_names_nothing_is_refused(tmp_path: Path) -
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
         load_config(tmp_path / "none.toml", environ={})
+
+
+@pytest.mark.parametrize(
+    ("report", "log", "sink", "key"),
+    [
+        ("r.json", "same.jsonl", "./same.jsonl", "telemetry.log.path"),
+        ("r.json", "t.jsonl", "t.jsonl.2", "telemetry.log.path (.2)"),
+        ("out.jsonl", "t.jsonl", "a/../out.jsonl", "telemetry.report"),
+    ],
+)
+def test_no_two_parts_of_a_device_write_to_one_file(
+    tmp_path: Path, report: str, log: str, sink: str, key: str
+) -> None:
+    file = tmp_path / "device.toml"
+    file.write_text(
+        f'[device]\nname = "d"\n[telemetry]\nreport = "{report}"\nlog = {{ path = "{log}" }}\n'
+        '[[stream]]\nname = "s"\nbundle = "b"\nsource = { kind = "folder", path = "p" }\n'
+        f'[[sink]]\nkind = "jsonl"\npath = "{sink}"\n'
+    )
+    with pytest.raises(ConfigError, match=r"is the file of sink\[0\]\.path, too") as caught:
+        load_config(file, environ={})
+    assert caught.value.where == f"{file}: $.{key}"

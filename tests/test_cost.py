@@ -26,7 +26,7 @@ _RECORDING = """# hedge power recording 1
 # source: bench
 # scope: board
 # total: ALL
-# step: 0.001
+# step: 0.0001
 t_s,ALL
 """
 
@@ -55,7 +55,7 @@ def measured(tmp_path: Path) -> Any:  # noqa: ANN401 -- a function
             baseline = Baseline(
                 power_w=idle_w,
                 std_w=0.1,
-                uncertain_w=0.01,
+                uncertain_w=0.0001,
                 window_s=60.0,
                 samples=3000,
                 coverage=1.0,

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from hedge.models.errors import ConfigError, DataError, HedgeError
 from hedge.telemetry.boards.detect import detect
-from hedge.telemetry.energy.account import EnergyAccount
+from hedge.telemetry.energy.account import EnergyAccount, Processors
 from hedge.telemetry.energy.baseline import (
     FILE,
     Baseline,
@@ -659,3 +659,31 @@ def test_a_baseline_counts_only_for_its_sensor_board_and_power_mode(
     assert other.misfit(source, board=mine.board, power_mode=None) == (
         "was measured with sensor ina, and it is scripted now; rails A+B, and it is VIN now"
     )
+
+
+def test_what_other_programs_and_upkeep_took_is_nobodys() -> None:
+    bench = Bench(baseline(5.0))
+    for second in range(1, 21):
+        bench.run(1, 7.0)
+        took = work({"infer": (second, 0.1 * second)}, {"accepted": (second, 0.1 * second)})
+        processors = Processors(round(2e8 * second), round(6e8 * second))  # two threads; and others
+        bench.account.settle({"cam": took}, processors=processors)
+    report, cam = bench.account.report(), bench.account.stream("cam")
+    assert cam is not None
+    assert isinstance(report.net_j, float)
+    assert report.net_j == pytest.approx(40.0, rel=0.01)
+    assert cam.routes["accepted"].joules == pytest.approx(report.net_j * 0.2 / 0.8)
+    assert report.other_j == pytest.approx(report.net_j * 0.6 / 0.8)
+
+
+def test_a_stage_that_waits_for_an_accelerator_counts_as_at_work() -> None:
+    bench = Bench(baseline(5.0))
+    for second in range(1, 21):
+        bench.run(1, 9.0)
+        took = work({"infer": (second, 0.5 * second)}, {"accepted": (second, 0.5 * second)})
+        processors = Processors(round(1e7 * second), round(1e8 * second))
+        bench.account.settle({"cam": took}, processors=processors)
+    report, cam = bench.account.report(), bench.account.stream("cam")
+    assert cam is not None
+    assert isinstance(report.net_j, float)
+    assert cam.routes["accepted"].joules == pytest.approx(report.net_j * 0.5 / 0.6)

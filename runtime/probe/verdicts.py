@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from ...telemetry.whole_file import write_whole
 from ..backends.options import BackendOptions
 from ..version import installed
 from .probe import TIMEOUT_S, Fed, probe_model
@@ -49,13 +50,8 @@ class Verdicts:
     def add(self, key: str) -> None:
         """Remember a model that is sound; the oldest is forgotten beyond the bound."""
         self._sound = (*(one for one in self._sound if one != key), key)[-_MAX:]
-        beside = self._file.with_name(f"{self._file.name}.new")
         try:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as stream:
-                stream.write(msgspec.json.encode(_Kept(1, self._sound)))
-            beside.replace(self._file)
+            write_whole(self._file, msgspec.json.encode(_Kept(1, self._sound)))
         except OSError as error:
             _log.warning("%s: not remembered (%s)", self._file, error)
 

@@ -10,6 +10,7 @@ from .seen import Seen, Watch
 from .status import in_words, read_status
 
 _CLOSE_S = 0.5
+_UNREADABLE = "nothing has come yet that can be read: is the device's hedge of another version?"
 _SILENT = "no telemetry has come yet: does the device have [telemetry] every_s?"
 
 
@@ -55,7 +56,8 @@ class MqttFeed:
         """Say why nothing comes, if nothing can."""
         seen = self._watch.seen()
         silent = seen.now is None and not seen.offline
-        self._watch.trouble(self._away or self._deaf or (_SILENT if silent else None))
+        why = _UNREADABLE if seen.malformed or seen.oversized else _SILENT
+        self._watch.trouble(self._away or self._deaf or (why if silent else None))
 
     def _received(self, event: Received) -> None:
         if event.token is not None:

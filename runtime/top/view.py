@@ -30,6 +30,12 @@ _ROUTES: dict[str, tuple[str, Style]] = {
 }
 _USUAL_ENDS = ("answered", "expired")
 _TROUBLES = ("evicted", "dead", "lost", "not_stored", "queue_full", "undelivered", "unheard")
+_HARMLESS = frozenset(
+    {
+        *("telemetry_log_lines", "telemetry_log_rotations", "reloads", "traces", "traces_skipped"),
+        *("spans_sent", "engines_cached", "engines_built"),
+    }
+)
 _INDENT = 10
 _NAME = 12
 _BRIEF_BAR = 14
@@ -332,13 +338,18 @@ def _brief(now: Snapshot, pace: Rates, columns: int, room: int) -> list[Line]:
 # ---- The footer: what the streams share.
 
 
+def _style(count: str) -> Style:
+    """Return how to show a count of the device: most are of what should not be."""
+    return "" if count in _HARMLESS else "warn"
+
+
 def _footer(seen: Seen, now: Snapshot, pace: Rates, columns: int) -> Iterator[Line]:
     yield from flow(list(_uplink(now, pace)), columns, indent=_INDENT, first="uplink")
     yield from flow(list(_energy_of_all(now.energy)), columns, indent=_INDENT, first="energy")
     process = [
         _pair("memory", numbers.si(now.rss_bytes, "B"), "bold"),
         _pair("CPU", numbers.share(pace.cpu), "bold"),
-        *(_pair(name, numbers.count(n), "warn") for name, n in now.counts.items() if n),
+        *(_pair(name, numbers.count(n), _style(name)) for name, n in now.counts.items() if n),
         _pair("session", str(now.session)),
     ]
     if seen.malformed or seen.oversized:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from ...models.errors import ConfigError
@@ -11,10 +13,13 @@ def read_small(path: Path, *, max_bytes: int) -> bytes:
     """Return a file's bytes.
 
     Raises:
-        ConfigError: it cannot be read, or is larger.
+        ConfigError: it cannot be read, is larger, or is no file (a pipe would never end).
     """
     try:
-        with path.open("rb") as file:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ConfigError("is no regular file", where=str(path))
             data = file.read(max_bytes + 1)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error

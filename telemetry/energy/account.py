@@ -1,10 +1,12 @@
 """The energy account: what each stage and each route of each stream has taken.
 
 The rule. Between two calls of `EnergyAccount.settle` the sensor took some joules; without the
-idle baseline for the time that is covered, they are net. They are shared over the streams by
-how long the loop was at work on each, and a stream's part twice: over its stages by how long
-each took, and over the routes of its samples by how long those took. So its stages and its
-routes add up to the same. What was taken while nothing was at work is "other".
+idle baseline for the time that is covered, they are net: what all the work on the board took
+that is not done when it is idle. The streams get as much of them as their work took of the time
+of all processors; the rest, other programs' and the daemon's own, is "other". Their part is
+shared by how long each was at work, and a stream's part twice: over its stages by how long each
+took, and over the routes of its samples by how long those took. So its stages and its routes add
+up to the same.
 
 Its limits. Time at work stands for power: two stages that share a second are told apart by
 their durations, not by how hard they worked. What a GPU or a radio does after the call that
@@ -13,7 +15,9 @@ set it to work counts to whoever is at work then. The readings lag behind by up 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from ..ledger import Done, Work
 from .baseline import Baseline
@@ -23,6 +27,20 @@ from .sampler import PowerSampler
 
 _NEVER = Done(0, 0)
 _NO_WORK = Work({}, {})
+
+
+class Processors(NamedTuple):
+    """How long the processors of the board have worked since some moment, added up.
+
+    ``ours_ns`` for the streams (or longer, as a stage may wait for an accelerator),
+    ``others_ns`` for all else: other programs, and the daemon's own upkeep.
+    """
+
+    ours_ns: int
+    others_ns: int
+
+
+NOTHING_ELSE = Processors(0, 0)
 
 
 class _Tally:
@@ -49,17 +67,25 @@ class _Stream:
 class EnergyAccount:
     """Shares out the energy that a sampler gathers from now on; for one thread, the loop's."""
 
-    def __init__(self, sampler: PowerSampler, *, baseline: Baseline | None) -> None:
+    def __init__(
+        self,
+        sampler: PowerSampler,
+        *,
+        baseline: Baseline | None,
+        processors: Processors = NOTHING_ELSE,
+    ) -> None:
         self._sampler = sampler
         self._baseline = baseline
         self._begun = self._settled = sampler.totals()
         self._streams: dict[str, _Stream] = {}
         self._other_j = 0.0
+        self._processors = processors
 
-    def settle(self, works: Mapping[str, Work]) -> None:
+    def settle(self, works: Mapping[str, Work], *, processors: Processors = NOTHING_ELSE) -> None:
         """Share out what was taken since the last call; ``works`` is all that was ever done.
 
-        A stream whose figures went down has begun anew.
+        So is what the ``processors`` have worked. A stream whose figures went down has begun
+        anew.
         """
         now = self._sampler.totals()
         gained = now.since(self._settled)
@@ -67,14 +93,15 @@ class EnergyAccount:
         net_j = gained.total_j - self._idle_w * gained.covered_ns / 1e9
         fresh = {name: self._fresh(name, work) for name, work in works.items()}
         busy = {name: _at_work(work) for name, work in fresh.items()}
-        whole_ns = sum(busy.values())
+        whole_ns, given_j = sum(busy.values()), 0.0
+        ours_j = net_j * self._our_share(whole_ns, processors, window_ns=gained.window_ns)
         for name, work in fresh.items():
             stream = self._streams[name]
-            part_j = net_j * busy[name] / whole_ns if busy[name] else 0.0
+            part_j = ours_j * busy[name] / whole_ns if busy[name] else 0.0
+            given_j += part_j
             _share(part_j, work.stages, stream.stages, coverage=gained.coverage)
             _share(part_j, work.routes, stream.routes, coverage=gained.coverage)
-        if not whole_ns:
-            self._other_j += net_j
+        self._other_j += net_j - given_j
 
     def report(self) -> EnergyReport:
         """Return the energy since this account was opened, as of the last `settle`."""
@@ -121,6 +148,15 @@ class EnergyAccount:
     @property
     def _idle_w(self) -> float:
         return 0.0 if self._baseline is None else self._baseline.power_w
+
+    def _our_share(self, busy_ns: int, now: Processors, *, window_ns: int) -> float:
+        """Return the streams' share of the work since the last call, idle work left out."""
+        before, self._processors = self._processors, now
+        idle = 0.0 if self._baseline is None else self._baseline.cpu_share or 0.0
+        idle_ns = idle * (os.cpu_count() or 1) * window_ns
+        ours_ns = max(busy_ns, now.ours_ns - before.ours_ns)
+        others_ns = max(0.0, now.others_ns - before.others_ns - idle_ns)
+        return ours_ns / (ours_ns + others_ns) if busy_ns else 0.0
 
     def _net_j(self) -> float:
         gained = self._settled.since(self._begun)

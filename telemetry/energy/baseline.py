@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
 import statistics
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +20,7 @@ from ...models.errors import ConfigError, DataError
 from ..boards.detect import Detected
 from ..boards.small_file import read_small
 from ..power.reader import PowerSource
+from ..whole_file import write_whole
 from .integral import Totals
 from .series import Trace
 
@@ -156,18 +156,9 @@ def write_baseline(baseline: Baseline, state_dir: Path) -> Path:
         ConfigError: it cannot be written.
     """
     file = state_dir / FILE
-    beside = state_dir / f"{FILE}.new"
     data = msgspec.json.format(msgspec.json.encode(baseline)) + b"\n"
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        beside.unlink(missing_ok=True)
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, data)  # a few hundred bytes, which no disk takes in parts
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        beside.replace(file)
+        write_whole(file, data)
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", where=str(file)) from error
     return file

@@ -43,8 +43,9 @@ class EnergyReport(Struct, frozen=True, kw_only=True):
     shares are held against. ``total_j`` is all that the total rails took, ``net_j`` what is
     left of it without ``idle_w``, the baseline measured before, None where there is none; it
     is negative where less was taken than when idle. ``power_w`` is the last reading of the
-    total. ``other_j`` is the net energy while no stage was at work. ``faults`` counts readings
-    that do not count, by reason: "vanished", "frozen", "negative", "jumped", "gap", "wrapped".
+    total. ``other_j`` is the net energy that no stream's work accounts for. ``faults``
+    counts readings that do not count, by reason: "vanished", "frozen", "negative", "jumped",
+    "gap", "wrapped".
     ``unchanged_s`` of the covered time every rail said the same to the last digit for so long
     that it may have been frozen; the sensor is too coarse to tell.
     """

@@ -142,7 +142,8 @@ def _head(lines: Iterable[str], *, where: str) -> dict[str, str]:
     for number, line in enumerate(lines, 2):
         key, _, value = line.removeprefix("#").partition(":")
         key, value = key.strip(), value.strip()
-        if key not in _KNOWN or key in found or (key == "negative" and value not in _BOOLEANS):
+        known = key in _KNOWN and key not in found and value.isprintable()
+        if not known or (key == "negative" and value not in _BOOLEANS):
             raise ConfigError(f"{line[:80]!r} says nothing known", where=f"{where}: line {number}")
         found[key] = value
     missing = [key for key in _NEEDED if not found.get(key) and key != "total"]

@@ -11,9 +11,7 @@ its budget each time. The time between counts as far as it is known (see `lifeti
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
@@ -23,6 +21,7 @@ from msgspec import Struct
 
 from ...models.errors import ConfigError
 from ...telemetry.clock import Clock, boottime_ns
+from ...telemetry.whole_file import write_whole
 from ..outbox.lifetime import Lifetime, boot_id, read_stamp, synchronised_wall_ns
 
 _log = logging.getLogger(__name__)
@@ -227,7 +226,7 @@ class BudgetFile:
     def _write(self, budget: Budget, now_ns: int) -> None:
         self._kept_ns = now_ns
         try:
-            _replace(self._path, budget.state(now_ns))
+            write_whole(self._path, budget.state(now_ns))
         except OSError as error:
             level = logging.DEBUG if self._failed else logging.WARNING
             self._failed = True
@@ -266,18 +265,3 @@ def _read(state: bytes) -> _Kept | None:
     except (ValueError, RecursionError):
         return None
     return kept if kept.v == 1 and read_stamp(kept.stamp) is not None else None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put a file of these bytes in place of the old one, whole or not at all."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        beside.unlink()
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-        os.fdatasync(fd)
-    finally:
-        os.close(fd)
-    beside.replace(path)
