@@ -48,13 +48,13 @@ class Cost:
         self._sampler = PowerSampler(
             reader, rate_hz=rate_hz, clock=clock, also=(board_reader(board),)
         )
+        self._ledgers = ledgers
+        self._uplink = uplink
         self._account = EnergyAccount(
             self._sampler,
             baseline=fitting_baseline(state, reader.source, board=board),
-            processors=_processors({}),
+            processors=self._processors({}),
         )
-        self._ledgers = ledgers
-        self._uplink = uplink
         self._due_ns = 0
         self._uplink_ns = 0
         self._asked: dict[str, int] = {}
@@ -84,7 +84,7 @@ class Cost:
         """Share out what was measured since the last time."""
         if self._has_rails:
             works = self._works()
-            self._account.settle(works, processors=_processors(works))
+            self._account.settle(works, processors=self._processors(works))
 
     def report(self) -> EnergyReport | None:
         """Return the energy of the run so far; None where no sensor is read."""
@@ -99,6 +99,20 @@ class Cost:
         state = self._sampler.latest()[0]
         return state if isinstance(state, BoardState) else None
 
+    def _processors(self, works: Mapping[str, Work]) -> Processors:
+        """Return how long the processors have worked so far; in the loop's thread.
+
+        For the streams work the stages, the uplink, and the threads of a model's library,
+        which are those of the process that are none of ours.
+        """
+        times = psutil.cpu_times()
+        machine_ns = int((times.user + times.nice + times.system + times.irq + times.softirq) * 1e9)
+        own_ns = time.thread_time_ns() + self._uplink.busy_ns() + self._sampler.busy_ns()
+        pool_ns = max(0, time.process_time_ns() - own_ns)
+        stages = (done.busy_ns for work in works.values() for done in work.stages.values())
+        ours_ns = sum(stages) + pool_ns
+        return Processors(ours_ns, machine_ns - ours_ns)
+
     def _works(self) -> dict[str, Work]:
         uplink_ns = self._uplink.busy_ns()
         fresh_ns, self._uplink_ns = uplink_ns - self._uplink_ns, uplink_ns
@@ -112,20 +126,6 @@ class Cost:
             self._uplink_of[name] = self._uplink_of.get(name, 0) + share_ns
             works[name] = _with_uplink(ledger.work(), self._uplink_of[name])
         return works
-
-
-def _processors(works: Mapping[str, Work]) -> Processors:
-    """Return how long the processors have worked so far; in the loop's thread.
-
-    What this thread does beside its samples is upkeep.
-    """
-    times = psutil.cpu_times()
-    machine_ns = int((times.user + times.nice + times.system + times.irq + times.softirq) * 1e9)
-    stages = [done for work in works.values() for done in work.stages.items()]
-    at_work_ns = sum(done.busy_ns for name, done in stages if name != "uplink")
-    upkeep_ns = max(0, time.thread_time_ns() - at_work_ns)
-    ours_ns = time.process_time_ns() - upkeep_ns
-    return Processors(ours_ns, machine_ns - ours_ns)
 
 
 def _with_uplink(work: Work, uplink_ns: int) -> Work:

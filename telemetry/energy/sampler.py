@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from ...models.errors import HedgeError
@@ -58,6 +59,7 @@ class PowerSampler:
         self._series = Series(self.source.rails, points=points)
         self._held: list[tuple[int, tuple[float | None, ...]]] = []
         self._errors = 0
+        self._busy_ns = 0
         self._died: BaseException | None = None
         self._open = threading.Lock()  # held as long as it is: to wait for it costs least
         self._open.acquire()
@@ -91,6 +93,10 @@ class PowerSampler:
     def latest(self) -> tuple[object, ...]:
         """Return what each of ``also`` returned last; None: nothing yet, or it failed."""
         return self._latest
+
+    def busy_ns(self) -> int:
+        """Return the CPU time of the thread, as of its last reading."""
+        return self._busy_ns
 
     def close(self, *, timeout_s: float = _GOODBYE_S) -> None:
         """End the thread and close the reader; closing twice is harmless.
@@ -164,6 +170,7 @@ class PowerSampler:
         due_ns, is_closed = self._clock(), False
         while not is_closed:
             self.sample()
+            self._busy_ns = time.thread_time_ns()
             now_ns = self._clock()
             due_ns += period_ns * max(1, -(-(now_ns - due_ns) // period_ns))
             is_closed = self._open.acquire(timeout=max(0, due_ns - now_ns) / 1e9)
