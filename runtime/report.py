@@ -11,6 +11,7 @@ from msgspec import Struct
 from ..models.errors import ConfigError
 from ..telemetry.energy.figures import EnergyReport
 from ..telemetry.ledger import StreamReport
+from ..telemetry.whole_file import write_whole
 
 
 class RunReport(Struct, frozen=True, kw_only=True):
@@ -47,14 +48,26 @@ def check_place(path: Path | None) -> None:
 
 
 def write_json(path: Path | None, record: Struct) -> None:
-    """Write a record as indented JSON; nowhere if ``path`` is None.
+    """Write a record as indented JSON, whole or not at all; nowhere if ``path`` is None.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    if path is None:
-        return
+    if path is not None:
+        write_output(path, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that was asked for; what was there stays if that fails.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     try:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+        is_special = path.exists() and not path.is_file()  # a terminal, a pipe
+        if is_special or not os.access(path.resolve().parent, os.W_OK):
+            path.write_bytes(data)
+        else:
+            write_whole(path.resolve(), data, mode=0o666)
     except OSError as error:
         raise ConfigError(f"cannot be written: {error}", where=str(path)) from error

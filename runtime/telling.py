@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..models.errors import ConfigError, HedgeError
+from ..models.errors import ConfigError, HedgeError, UplinkError
 from ..telemetry.exporters.telemetry_log import TelemetryLog
 from ..uplink.publishers.telemetry_topic import TelemetryTopic
 from .config import Telemetry
@@ -39,11 +39,14 @@ def serve_locally(
 
     Raises:
         ConfigError: the address for Prometheus is none.
+        UplinkError: another process serves with this state directory.
     """
     pages = DevicePages(snapshots.ask)
     try:
         path = UnixSocket(state / SOCKET)
     except HedgeError as error:
+        if isinstance(error.__cause__, BlockingIOError):  # two would mix what they write
+            raise UplinkError("another device serves with it", where=str(state)) from error
         _log.warning("hedge top cannot ask here: %s", error)
     else:
         stack.callback(path.close)

@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Put ``data`` in the place of a file, of mode 0600, durably; its folder is made if need be.
+def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Put ``data`` in the place of a file, durably; its folder is made if need be.
+
+    ``mode`` is the new file's, less the process's umask.
 
     What fails leaves the file as it was, and nothing beside it.
 
@@ -18,7 +20,7 @@ def write_whole(path: Path, data: bytes) -> None:
     beside = path.with_name(f"{path.name}.new")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()

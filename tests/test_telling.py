@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hedge.models.errors import ConfigError
+from hedge.models.errors import ConfigError, UplinkError
 from hedge.runtime import telling
 from hedge.runtime.config import Telemetry
 from hedge.runtime.snapshots import Snapshots
@@ -69,6 +69,13 @@ def test_a_device_without_its_socket_serves_all_the_same(
     with contextlib.ExitStack() as stack, caplog.at_level(logging.WARNING):
         telling.serve_locally(Telemetry(), Loop().snapshots, state=tmp_path, stack=stack)
     assert "hedge top cannot ask here" in caplog.text
+
+
+def test_two_devices_do_not_share_a_state_directory(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        telling.serve_locally(Telemetry(), Loop().snapshots, state=tmp_path, stack=stack)
+        with pytest.raises(UplinkError, match=r"another device serves with it"):
+            telling.serve_locally(Telemetry(), Loop().snapshots, state=tmp_path, stack=stack)
 
 
 def test_whoever_asks_while_the_loop_does_not_turn_is_told_nothing(
