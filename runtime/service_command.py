@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..models.errors import ConfigError
-from . import worker_command
 from .report import check_place, write_json
 from .service.device_install import plan_device
-from .service.plan import Command, LetRead, Plan, RemoveFile, Step, WriteFile
+from .service.plan import Command, LetRead, Plan, RemoveFile, RemoveFolder, Step, WriteFile
 from .service.removal import plan_removal
 from .service.status import exit_code, lines, status
-from .service.steps import apply
+from .service.steps import apply, is_booted, not_ours
 from .service.units import Kind, Need, marked
 from .service.worker_install import plan_worker
 
@@ -76,18 +75,23 @@ def _changing(
 
 def _run_install(options: argparse.Namespace) -> int:
     root = _folder(options.root)
+    needs: list[Need] = [name for name in _NEEDS if getattr(options, name)]
+    for word in (*options.what, *_program()):
+        _check_text(word)
     if options.worker:
-        _check_worker(options.what)
+        if needs:
+            raise ConfigError("is for a device only", where=f"--{needs[0]}")
         plan = plan_worker(options.what, program=_program(), root=root)
     else:
         if len(options.what) > 1:
             raise ConfigError("one configuration is enough", where=" ".join(options.what))
-        config = Path(options.what[0]) if options.what else _CONFIG
+        config = (Path(options.what[0]) if options.what else _CONFIG).absolute()
+        _check_text(str(config))
         plan = plan_device(
-            config.absolute(),
+            config,
             program=_program(),
             root=root,
-            needs=[name for name in _NEEDS if getattr(options, name)],
+            needs=needs,
             environ=os.environ,
         )
     return _carry_out(plan, options)
@@ -111,6 +115,7 @@ def _kind(options: argparse.Namespace) -> Kind:
 
 
 def _folder(root: Path) -> Path:
+    _check_text(str(root))
     if not root.is_dir():
         raise ConfigError("is no folder", where=str(root))
     return root.resolve()
@@ -125,24 +130,32 @@ def _program() -> tuple[str, ...]:
     return (str(python), "-I", "-X", "faulthandler", "-m", "hedge")
 
 
-def _check_worker(arguments: list[str]) -> None:
-    """Let the worker's own parser refuse what is wrong, with its words and exit code 2."""
-    parser = argparse.ArgumentParser(prog="hedge service install --worker --")
-    commands = parser.add_subparsers()
-    worker_command.add_parser(commands)
-    parser.parse_args(["worker", *arguments])
+def _check_text(word: str) -> None:
+    """Refuse what no unit file can say: bytes that are no UTF-8 reach Python as surrogates."""
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        what = "is not UTF-8, as a unit file must be"
+        raise ConfigError(what, where=ascii(word), hint="rename it") from error
 
 
 def _carry_out(plan: Plan, options: argparse.Namespace) -> int:
     if options.apply:
         apply(plan, force=options.force)
-    for line in _told(plan, done=options.apply):
+    obstacles = plan.problems
+    if not (options.apply or options.force):
+        obstacles += tuple(not_ours(plan))
+    for line in _told(plan, obstacles, done=options.apply):
         print(line)
     return 0
 
 
-def _told(plan: Plan, *, done: bool) -> Iterator[str]:
+def _told(plan: Plan, obstacles: Sequence[str], *, done: bool) -> Iterator[str]:
     """Say what a plan does, or has done; what is printed is a unit file with comments."""
+    if plan.root != "/":
+        yield f"# {plan.root} is changed, not this machine: nothing is started or stopped"
+    elif plan.steps and not is_booted():
+        yield "# systemd does not run this machine: systemctl starts and stops nothing here"
     for step in plan.steps:
         yield f"# {_step_text(step, plan, done=done)}"
         if isinstance(step, WriteFile) and not done:
@@ -150,7 +163,7 @@ def _told(plan: Plan, *, done: bool) -> Iterator[str]:
     if not plan.steps:
         yield f"# {plan.unit} is not installed"
     yield from (f"# {note}" for note in plan.notes)
-    yield from (f"# in the way: {problem}" for problem in plan.problems)
+    yield from (f"# in the way: {problem}" for problem in obstacles)
     if not done and plan.steps:
         yield "# nothing was done: --apply does it"
 
@@ -161,6 +174,8 @@ def _step_text(step: Step, plan: Plan, *, done: bool) -> str:
             return f"{'wrote' if done else 'would write'} {plan.place(path)}"
         case RemoveFile(path=path):
             return f"{'removed' if done else 'would remove'} {plan.place(path)}"
+        case RemoveFolder(path=path):
+            return f"{'removed' if done else 'would remove'} the folder {plan.place(path)}"
         case LetRead(path=path):
             words = f"chmod a+r {plan.place(path)}"
         case Command(words=parts):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import http.server
 import re
+import resource
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -19,9 +21,10 @@ import pytest
 from hedge.models.errors import ConfigError
 from hedge.runtime import service_command, worker_command
 from hedge.runtime.credentials import secret_path
+from hedge.runtime.service import steps
 from hedge.runtime.service.device_install import plan_device
 from hedge.runtime.service.plan import Command, LetRead, Plan, RemoveFile, WriteFile
-from hedge.runtime.service.reach import closed, hidden
+from hedge.runtime.service.reach import closed, hidden, is_missing
 from hedge.runtime.service.removal import plan_removal
 from hedge.runtime.service.status import ServiceStatus, _health, _last_end, _seconds, lines
 from hedge.runtime.service.steps import apply
@@ -214,6 +217,14 @@ def test_a_secret_that_is_roots_alone_is_handed_over_by_systemd(image: Path) -> 
     assert "\nLoadCredential=broker-password:/etc/hedge/broker-password\n" in _text(plan)
 
 
+def test_a_secret_in_a_hidden_place_is_handed_over_as_well(image: Path) -> None:
+    (image / "home").mkdir(mode=0o755)
+    (image / "home/pw").touch(0o644)
+    plan = _plan(image, _DEVICE + _BROKER.replace("broker-password", "/home/pw"))
+    assert plan.problems == ()
+    assert "\nLoadCredential=pw:/home/pw\n" in _text(plan)
+
+
 def test_a_secret_that_is_not_there_is_in_the_way(image: Path) -> None:
     (problem,) = _plan(image, _DEVICE + _BROKER).problems
     assert problem == "/etc/hedge/broker-password: uplink.password_file is not there"
@@ -382,8 +393,158 @@ def test_a_workers_secret_becomes_a_credential_and_the_rest_stays(image: Path) -
 
 
 def test_a_workers_relative_path_is_in_the_way(image: Path) -> None:
-    plan = plan_worker(["digits", "--key-file", "pw"], program=_PROGRAM, root=image)
+    plan = _worker(image, "digits", "--key-file", "pw")
     assert plan.problems == ("pw: give the whole path; the service starts in /",)
+
+
+_OPEN = ("digits", "--broker", "mqtt://127.0.0.1")
+
+
+def _worker(image: Path, *arguments: str, program: tuple[str, ...] = _PROGRAM) -> Plan:
+    return plan_worker(arguments, program=program, root=image)
+
+
+def test_a_worker_in_a_hidden_place_is_in_the_way(image: Path) -> None:
+    (problem,) = _worker(image, "digits", program=("/home/me/bin/hedge",)).problems[1:]
+    assert problem == "hedge: /home/me/bin/hedge: the service does not see /home"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("mine",), "mine: no bundle that ships with hedge; give the whole path"),
+        (("/srv/mine",), "/srv/mine: the bundle is not there"),
+        (("/home/mine",), "bundle: /home/mine: the service does not see /home"),
+        (("digits", "--password-file", "/etc/hedge/pw"), "/etc/hedge/pw: the file is not there"),
+        (("digits", "--key-file=/etc/hedge/k"), "/etc/hedge/k: the file is not there"),
+    ],
+)
+def test_what_a_worker_could_not_reach_is_in_the_way(
+    image: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    assert any(said in problem for problem in _worker(image, *arguments).problems)
+
+
+def test_a_workers_own_bundle_is_taken_by_its_whole_path(image: Path) -> None:
+    (image / "srv/mine").mkdir(parents=True)
+    for folder in (image / "srv", image / "srv/mine"):
+        folder.chmod(0o755)
+    assert _worker(image, "/srv/mine", "digits").problems == ()
+
+
+def test_a_password_in_a_workers_url_gets_into_no_unit(image: Path) -> None:
+    with pytest.raises(ConfigError, match="use --password-file") as caught:
+        _worker(image, "digits", "--broker", "mqtt://me:hush@broker")
+    assert "hush" not in str(caught.value)
+
+
+def test_a_worker_gets_longer_to_leave_than_its_drain(image: Path) -> None:
+    assert "\nTimeoutStopSec=15s\n" in _text(_worker(image, "digits"))
+    assert "\nTimeoutStopSec=70s\n" in _text(_worker(image, "digits", "--drain-s", "60"))
+
+
+def test_a_flag_cut_short_is_refused(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        _worker(image, *_OPEN, "--password-f", "/etc/hedge/pw")
+    assert "--password-f" in capsys.readouterr().err
+
+
+def test_flags_of_a_device_are_refused_for_a_worker(image: Path) -> None:
+    with pytest.raises(ConfigError, match="--gpu: is for a device only"):
+        _call("install", "--worker", "--gpu", "--root", str(image), "--", "digits")
+
+
+# --- odd names, links, and what is in the way ---
+
+
+@pytest.mark.parametrize("name", ["a:b", "50%", "a\x01b", "clé", "my key"])
+def test_a_secret_of_an_odd_name_is_in_the_way(image: Path, name: str) -> None:
+    (image / "etc/hedge" / name).touch(0o600)
+    plan = _worker(image, "digits", "--password-file", f"/etc/hedge/{name}")
+    assert [one for one in plan.problems if "rename the file" in one]
+    assert "LoadCredential" not in _text(plan)
+    if name.isprintable():
+        plan = _plan(image, _DEVICE + _BROKER.replace("broker-password", name))
+        assert [one for one in plan.problems if "rename the file" in one]
+        assert "LoadCredential" not in _text(plan)
+
+
+def test_a_path_that_is_no_text_is_refused_in_one_line(image: Path) -> None:
+    with pytest.raises(ConfigError, match="is not UTF-8") as caught:
+        _call("install", "--root", str(image), "/etc/hedge/\udcff.toml")
+    str(caught.value).encode()
+
+
+def test_a_link_into_a_hidden_place_does_not_help(image: Path) -> None:
+    (image / "home").mkdir()
+    (image / "etc/hedge/hedge.toml").rename(image / "home/x.toml")
+    (image / "etc/hedge/hedge.toml").symlink_to("/home/x.toml")
+    assert any("does not see /home" in one for one in _plan(image).problems)
+    (image / "opt/hedge/bin/hedge").unlink()
+    (image / "opt/hedge/bin/hedge").symlink_to("../../../home/me/hedge")
+    assert any("does not see /home" in one for one in _worker(image, "digits").problems)
+
+
+def test_links_in_a_circle_have_an_end(image: Path) -> None:
+    (image / "etc/a").symlink_to("b")
+    (image / "etc/b").symlink_to("a")
+    assert hidden(Path("/etc/a"), root=image) is None
+    assert is_missing(Path("/etc/a"), root=image)
+
+
+def test_a_full_disk_leaves_nothing_beside_the_unit(image: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(ConfigError, match="cannot be changed"):
+            apply(_files_only(_plan(image)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list((image / _UNIT).parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["install", "uninstall"])
+def test_a_unit_that_is_not_ours_is_foretold(
+    image: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (image / _UNIT).parent.mkdir(parents=True)
+    (image / _UNIT).write_text("[Unit]\n")
+    assert _call(verb, "--root", str(image)) == 0
+    said = f"# in the way: {image / _UNIT}: was not installed by hedge"
+    assert said in capsys.readouterr().out
+    assert _call(verb, "--root", str(image), "--force") == 0
+    assert said not in capsys.readouterr().out
+
+
+def test_removing_takes_the_empty_folder_of_drop_ins_along(image: Path) -> None:
+    apply(_files_only(_plan(image, needs=["gpu"])))
+    apply(_files_only(plan_removal("device", root=image)))
+    assert not (image / f"{_UNIT}.d").exists()
+
+
+def test_that_systemd_does_not_run_is_said_first(
+    image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _call("install", "--root", str(image))
+    assert capsys.readouterr().out.startswith(f"# {image} is changed, not this machine: nothing")
+    monkeypatch.setattr(steps, "_BOOTED", tmp_path / "nothing")
+    config = tmp_path / "hedge.toml"
+    config.write_text(_DEVICE)
+    _call("install", str(config))
+    assert capsys.readouterr().out.startswith("# systemd does not run this machine")
+
+
+def _call(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    service_command.add_parser(parser.add_subparsers())
+    options = parser.parse_args(["service", *words])
+    code: int = options.run(options)
+    return code
 
 
 # --- the parts ---

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,9 +10,18 @@ from msgspec import Struct
 from ..config import Config, FolderSource, JsonLinesSink, ReplaySource, load_config
 from ..shipped import bundle_path
 from .plan import Command, LetRead, Plan, Step, WriteFile
-from .reach import closed, hidden
+from .reach import (
+    closed,
+    hidden,
+    is_missing,
+    is_open,
+    on_this_machine,
+    program_problems,
+    resolved,
+    unreachable,
+)
 from .steps import finish
-from .units import RULES, UNITS, Need, shipped, unit_text
+from .units import RULES, UNITS, Need, credential_problem, shipped, unit_text
 
 STATE = Path("/var/lib/hedge")
 """The state directory, which StateDirectory= of the unit makes."""
@@ -46,7 +53,7 @@ def plan_device(
         ConfigError: the configuration cannot be read or is wrong.
     """
     config_path = Path("/") / config_path
-    seen = root / config_path.relative_to("/")
+    seen = on_this_machine(config_path, root=root)
     own = {name: text for name, text in environ.items() if not name.startswith("HEDGE__")}
     config = load_config(seen, environ=own)  # a variable of this shell is none of the service's
     base = config_path.parent
@@ -60,10 +67,11 @@ def plan_device(
     if "rapl" in needs:
         steps.append(WriteFile(path=f"{_RULES}/{RULES}", text=shipped(RULES)))
         steps += _rapl_commands(root)
-    if closed(config_path, root=root) == config_path:
-        steps.append(LetRead(path=str(config_path)))
+    shut = closed(config_path, root=root)
+    if shut is not None and shut == resolved(config_path, root=root):
+        steps.append(LetRead(path=str(shut)))
     problems = [
-        *_program_problems(program, root=root),
+        *program_problems(program, root=root),
         *_group_problems(needs, root=root),
         *_config_problems(config, config_path, root=root, secrets=secrets),
     ]
@@ -73,9 +81,13 @@ def plan_device(
 
 
 def _secrets(config: Config, *, base: Path, root: Path) -> dict[str, Path]:
-    """Return the files that may be secret and that others may not read, by bare name."""
+    """Return the files that the service itself cannot read, by bare name."""
     paths = [base / name for _, name in _secret_names(config)]
-    return {path.name: path for path in paths if closed(path, root=root) is not None}
+    return {
+        path.name: path
+        for path in paths
+        if not is_open(path, root=root) and credential_problem(path) is None
+    }
 
 
 def _secret_names(config: Config) -> Iterator[tuple[str, str]]:
@@ -92,17 +104,6 @@ def _named(table: str, record: Struct, keys: Sequence[str]) -> Iterator[tuple[st
         name = getattr(record, key)
         if name is not None:
             yield f"{table}.{key}", name
-
-
-def _program_problems(program: Sequence[str], *, root: Path) -> Iterator[str]:
-    """Say why the service could not even be started."""
-    start = Path(program[0])
-    if not os.path.lexists(root / start.relative_to("/")):
-        yield f"{root / start.relative_to('/')} is not there: install hedge there first"
-    yield from _unreachable(start, root=root, what="hedge")
-    if root == Path("/"):  # what this very installation consists of
-        for path in (Path(sys.executable).resolve(), Path(__file__).resolve()):
-            yield from _unreachable(path, root=root, what="hedge")
 
 
 def _rapl_commands(root: Path) -> Sequence[Step]:
@@ -136,9 +137,9 @@ def _config_problems(
     """Say what of the configuration the service could not reach."""
     base = config_path.parent
     shut = closed(config_path, root=root)
-    if place := hidden(config_path):
+    if place := hidden(config_path, root=root):
         yield f"{config_path}: the service does not see {place}; /etc/hedge is a good place"
-    elif shut not in {None, config_path}:
+    elif shut not in {None, resolved(config_path, root=root)}:
         yield f"{config_path}: others may not enter {shut} (chmod a+x {shut})"
     if Path(config.device.state_dir) != STATE:
         yield (
@@ -146,7 +147,7 @@ def _config_problems(
             f"{STATE} alone; leave the key out"
         )
     for name, path in _inputs(config, base=base, root=root):
-        yield from _unreachable(path, root=root, what=name)
+        yield from unreachable(path, root=root, what=name)
     for name in _outputs(config):
         if not (base / name).is_relative_to(STATE):
             yield f"{base / name}: the service may write below {STATE} alone"
@@ -158,8 +159,10 @@ def _secret_problems(
 ) -> Iterator[str]:
     for key, name in _secret_names(config):
         path = base / name
-        if not (root / path.relative_to("/")).exists():
+        if is_missing(path, root=root):
             yield f"{path}: {key} is not there"
+        elif not is_open(path, root=root) and (why := credential_problem(path)):
+            yield why
         if secrets.get(path.name, path) != path:
             yield f"{path}: another secret is called {path.name}, too; rename one"
 
@@ -189,13 +192,6 @@ def _outputs(config: Config) -> Iterator[str]:
         yield config.telemetry.report
     if config.telemetry.log is not None:
         yield config.telemetry.log.path
-
-
-def _unreachable(path: Path, *, root: Path, what: str) -> Iterator[str]:
-    if place := hidden(path):
-        yield f"{what}: {path}: the service does not see {place}"
-    elif shut := closed(path, root=root):
-        yield f"{what}: {path}: others may not read {shut} (chmod a+rX {shut})"
 
 
 def _notes(secrets: Mapping[str, Path], needs: Sequence[Need], *, root: Path) -> Iterator[str]:

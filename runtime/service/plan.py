@@ -20,6 +20,12 @@ class RemoveFile(Struct, frozen=True, kw_only=True, tag="remove"):
     path: str
 
 
+class RemoveFolder(Struct, frozen=True, kw_only=True, tag="remove_folder"):
+    """Remove a folder, which is empty by then."""
+
+    path: str
+
+
 class LetRead(Struct, frozen=True, kw_only=True, tag="let_read"):
     """Let everybody read a file, as `chmod a+r` does."""
 
@@ -33,7 +39,7 @@ class Command(Struct, frozen=True, kw_only=True, tag="run"):
     may_fail: bool = False
 
 
-Step = WriteFile | RemoveFile | LetRead | Command
+Step = WriteFile | RemoveFile | RemoveFolder | LetRead | Command
 
 
 class Plan(Struct, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from .device_install import STATE
-from .plan import Command, Plan, RemoveFile, Step
+from .plan import Command, Plan, RemoveFile, RemoveFolder, Step
+from .steps import is_booted
 from .units import RULES, UNITS, Kind, ownership
 
 _PLACES = ("etc/systemd/system/{unit}.d/*.conf", f"etc/udev/rules.d/{RULES}")
@@ -17,7 +18,7 @@ def plan_removal(kind: Kind, *, root: Path = Path("/")) -> Plan:
     Drop-ins that are not ours stay where they are, and so do state and configuration.
     """
     unit = UNITS[kind]
-    live = root == Path("/")
+    live = root == Path("/") and is_booted()
     steps: list[Step] = []
     path = root / "etc/systemd/system" / unit
     notes: list[str] = []
@@ -33,6 +34,10 @@ def plan_removal(kind: Kind, *, root: Path = Path("/")) -> Plan:
             steps.append(RemoveFile(path=_inside(found, root)))
         else:
             notes.append(f"{found} stays: it is not as hedge installed it")
+    folder = root / "etc/systemd/system" / f"{unit}.d"
+    gone = {step.path for step in steps if isinstance(step, RemoveFile)}
+    if folder.is_dir() and {_inside(one, root) for one in folder.iterdir()} <= gone:
+        steps.append(RemoveFolder(path=_inside(folder, root)))
     if live and steps:
         steps.append(Command(words=("systemctl", "daemon-reload")))
     return Plan(unit=unit, root=str(root), steps=tuple(steps), notes=tuple(notes))

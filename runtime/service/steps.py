@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ...models.errors import ConfigError
-from .plan import Command, LetRead, Plan, RemoveFile, Step, WriteFile
+from ...telemetry.whole_file import write_whole
+from .plan import Command, LetRead, Plan, RemoveFile, RemoveFolder, Step, WriteFile
 from .units import marked, ownership
 
 _SYSTEMCTL_S = 120
@@ -34,7 +35,7 @@ def finish(
     if root != Path("/"):
         last = [Command(words=("systemctl", f"--root={root}", "enable", unit))]
     else:
-        if not _BOOTED.is_dir():
+        if not is_booted():
             problems.append("systemd does not run this machine; --root installs into an image")
         last = [
             *([Command(words=("systemctl", "daemon-reload"))] if change else []),
@@ -48,6 +49,11 @@ def finish(
         problems=tuple(problems),
         notes=tuple(notes),
     )
+
+
+def is_booted() -> bool:
+    """Return whether systemd runs this machine."""
+    return _BOOTED.is_dir()
 
 
 def is_done(step: Step, plan: Plan) -> bool:
@@ -67,48 +73,48 @@ def apply(plan: Plan, *, force: bool = False) -> None:
         ConfigError: something is in its way; a file is not ours, or somebody has changed it,
             and ``force`` is not given; a file cannot be written; systemd refuses.
     """
-    if plan.problems:
-        raise ConfigError("; ".join(plan.problems), hint="nothing was done")
-    for step in plan.steps:
-        if isinstance(step, WriteFile | RemoveFile) and not force:
-            ensure_ours(plan.place(step.path))
+    problems = [*plan.problems, *(() if force else not_ours(plan))]
+    if problems:
+        raise ConfigError("; ".join(problems), hint="nothing was done")
     for step in plan.steps:
         match step:
             case Command(words=words, may_fail=may_fail):
                 _run(words, may_fail=may_fail)
-            case WriteFile() | RemoveFile() | LetRead():
+            case WriteFile() | RemoveFile() | RemoveFolder() | LetRead():
                 _change(step, plan.place(step.path))
 
 
-def ensure_ours(path: Path) -> None:
-    """Refuse to touch what we have not written, or what was changed since.
+def not_ours(plan: Plan) -> Iterator[str]:
+    """Say which files we have not written, or were changed since: only force touches them."""
+    for step in plan.steps:
+        if isinstance(step, WriteFile | RemoveFile) and (why := _not_ours(plan.place(step.path))):
+            yield f"{plan.place(step.path)}: {why}"
 
-    Raises:
-        ConfigError: so it is, or the file cannot be read.
-    """
+
+def _not_ours(path: Path) -> str | None:
+    force = "--force overwrites or removes it"
     try:
         whose = ownership(path)
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    why = {
-        "foreign": "was not installed by hedge",
-        "changed": "was changed since hedge installed it; `systemctl edit` is for changes",
+        return f"cannot be read: {error.strerror}"
+    return {
+        "foreign": f"was not installed by hedge ({force})",
+        "changed": "was changed since hedge installed it; `systemctl edit` is for changes "
+        f"({force})",
     }.get(whose)
-    if why is not None:
-        raise ConfigError(why, where=str(path), hint="--force overwrites or removes it")
 
 
-def _change(step: WriteFile | RemoveFile | LetRead, path: Path) -> None:
+def _change(step: WriteFile | RemoveFile | RemoveFolder | LetRead, path: Path) -> None:
     try:
         match step:
             case WriteFile(text=text):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                beside = path.with_name(f".{path.name}.new")
-                beside.write_text(marked(text), "utf-8")
-                beside.chmod(0o644)
-                beside.replace(path)
+                path.parent.mkdir(parents=True, exist_ok=True)  # which others may enter
+                write_whole(path, marked(text).encode(), mode=0o644)
+                path.chmod(0o644)  # whatever the umask
             case RemoveFile():
                 path.unlink(missing_ok=True)
+            case RemoveFolder():
+                path.rmdir()
             case LetRead():
                 path.chmod(path.stat().st_mode | 0o444)
     except OSError as error:
@@ -124,6 +130,8 @@ def _run(words: Sequence[str], *, may_fail: bool) -> None:
             words, capture_output=True, text=True, check=False, timeout=_SYSTEMCTL_S
         )
     except FileNotFoundError as error:
+        if may_fail:
+            return
         raise ConfigError("is not there: this machine runs no systemd", where=words[0]) from error
     except subprocess.TimeoutExpired as error:
         raise ConfigError(f"has not ended after {_SYSTEMCTL_S} s", where=where) from error

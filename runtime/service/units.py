@@ -23,7 +23,10 @@ _SHIPPED = Path(__file__).parents[2] / "board_configs" / "systemd"
 _MARK = "# Installed by `hedge service install`; sha256 of what follows: "
 _CREDENTIAL = re.compile(r"^#LoadCredential=.*\n", re.MULTILINE)
 _EXEC = re.compile(r"^ExecStart=.*$", re.MULTILINE)
+_STOP = re.compile(r"^TimeoutStopSec=.*$", re.MULTILINE)
 _PLAIN = re.compile(r"[A-Za-z0-9_./:=@,+-]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def shipped(name: str) -> str:
@@ -31,15 +34,33 @@ def shipped(name: str) -> str:
     return (_SHIPPED / name).read_text("utf-8")
 
 
-def unit_text(kind: Kind, *, command: Sequence[str], credentials: Mapping[str, Path]) -> str:
-    """Return a unit with its command, and with the secrets that are handed to it, by name."""
+def unit_text(
+    kind: Kind,
+    *,
+    command: Sequence[str],
+    credentials: Mapping[str, Path],
+    stop_s: int | None = None,
+) -> str:
+    """Return a unit with its command, and with the secrets that are handed to it, by name.
+
+    ``stop_s`` is the time it gets to leave; None: the shipped one.
+    """
     loads = "".join(
         f"LoadCredential={name}:{quoted_specifiers(str(path))}\n"
         for name, path in sorted(credentials.items())
     )
     text = _CREDENTIAL.sub(lambda _: loads, shipped(UNITS[kind]))
+    if stop_s is not None:
+        text = _STOP.sub(f"TimeoutStopSec={stop_s}s", text)
     line = f"ExecStart={' '.join(map(quoted, command))}"
     return _EXEC.sub(lambda _: line, text)
+
+
+def credential_problem(path: Path) -> str | None:
+    """Say why systemd cannot hand a file over by its bare name, None if it can."""
+    if _CONTROL.search(str(path)) or path.name in {"", ".", ".."} or not _NAME.fullmatch(path.name):
+        return f"{str(path)!a}: rename the file: a credential's name has A-Z, a-z, 0-9, . _ -"
+    return None
 
 
 def quoted(word: str) -> str:
@@ -52,7 +73,8 @@ def quoted(word: str) -> str:
     escaped = quoted_specifiers(rest).replace("$", "$$")
     if _PLAIN.fullmatch(escaped):
         return head + escaped
-    escaped = escaped.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = escaped.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = _CONTROL.sub(lambda one: f"\\x{ord(one[0]):02x}", escaped)
     return f'"{head}{escaped}"'
 
 
