@@ -21,11 +21,11 @@ from .backends.options import BackendOptions
 from .bench.accuracy import unseen_rows
 from .bench.lines import lines
 from .bench.loadgen.library import load
-from .bench.loadgen.plan import ScenarioPlan
+from .bench.loadgen.plan import SCENARIOS, ScenarioPlan
 from .bench.loadgen.plan import add_arguments as add_scenarios
 from .bench.measure import Plan, measure
 from .bench.page.page import write_page
-from .bench.report_file import read_report
+from .bench.report_file import check_apart, read_report
 from .bench.rounds import LEAST_ROUNDS, MOST_CALLS, Budget
 from .progress import Progress
 from .report import check_place, write_json
@@ -84,6 +84,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _page(options: argparse.Namespace) -> int:
     check_place(options.out)
+    check_apart([options.out], inputs=[options.report])
     write_page(options.out, read_report(options.report))
     return 0
 
@@ -144,6 +145,9 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     check_place(options.json)
     check_place(options.html)
+    check_apart([options.json, options.html], inputs=_inputs(options))
+    if not options.scenario:
+        _check_no_scenario(options)
     bundle = load_bundle(bundle_path(options.bundle))
     if options.scenario:
         _check_loadgen(options.data)
@@ -157,9 +161,10 @@ def _run(options: argparse.Namespace) -> int:
         power = _opened_power(plan, options)
         progress = stack.enter_context(Progress())
         found = measure(bundle, plan, data=data, seen=seen, power=power, show=progress.show)
-    write_json(options.json, found)
-    write_page(options.html, found)
-    print("\n".join(lines(found)))
+    with contextlib.ExitStack() as stack:  # no file that fails takes the figures with it
+        stack.callback(write_page, options.html, found)
+        stack.callback(write_json, options.json, found)
+        print("\n".join(lines(found)), flush=True)
     return 1 if found.failed else 0
 
 
@@ -211,6 +216,37 @@ def _plan(bundle: Bundle, options: argparse.Namespace, *, state: Path) -> Plan:
         scenarios=ScenarioPlan.of(options),
         logs=options.logs,
     )
+
+
+def _inputs(options: argparse.Namespace) -> list[Path | None]:
+    files = [options.data, options.backend, options.power_recording, _power_file(options)]
+    board = options.board
+    return [*files, Path(board) if board is not None and board.endswith(".toml") else None]
+
+
+def _check_no_scenario(options: argparse.Namespace) -> None:
+    """Refuse what would be said to LoadGen, which is not to run.
+
+    Raises:
+        ConfigError: there is such a flag.
+    """
+    of = ScenarioPlan()
+    given = {
+        "--ways": options.ways is not of.ways,  # the default's own tuple, if it is not given
+        "--min-seconds": options.min_seconds != of.min_seconds,
+        "--min-queries": options.min_queries != of.min_queries,
+        "--target-latency-ms": options.target_latency_ms != of.target_latency_ms,
+        "--target-qps": options.target_qps is not None,
+        "--broker": options.broker is not None,
+        "--logs": options.logs is not None,
+    }
+    for flag, there in given.items():
+        if there:
+            raise ConfigError(
+                "is for LoadGen, which runs nothing without --scenario",
+                where=flag,
+                hint=f"--scenario {','.join(SCENARIOS)}",
+            )
 
 
 def _check_loadgen(data: Path | None) -> None:

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 from .bench.compare import compare
-from .bench.comparison import Margins
+from .bench.comparison import Comparison, Margins
 from .bench.comparison_lines import lines
-from .bench.report_file import read_report
+from .bench.report_file import check_apart, read_report
 from .report import check_place, write_json
+
+UNJUDGED = 3
+"""The exit code of a comparison that is done, and not to be taken for "no regression"."""
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,8 +23,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "compare",
         help="say what became worse from one report to another",
         description="Compare two reports of hedge bench run --json, variant by variant. A figure "
-        "is worse if its whole 95 % interval lies beyond the margin. Exits 1 if one is, 0 if "
-        "none is, 2 if the reports are not to be compared.",
+        "is worse if its whole 95 % interval lies beyond the margin. Exits 1 if one is, "
+        "or a variant fails now, 0 if none is, 2 if the reports are not to be compared, "
+        f"{UNJUDGED} if no latency could be judged.",
     )
     one.add_argument("before", type=Path, metavar="A.json")
     one.add_argument("after", type=Path, metavar="B.json")
@@ -40,6 +44,11 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="how many fewer right rows are nothing yet (default: %(default)g)",
     )
     one.add_argument(
+        "--tails",
+        action="store_true",
+        help="judge 99th percentiles, too: on a shared machine they differ from run to run",
+    )
+    one.add_argument(
         "--anyway",
         action="store_true",
         help="compare reports of other boards, power modes, processors or bundles too",
@@ -50,16 +59,27 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def _run(options: argparse.Namespace) -> int:
     check_place(options.json)
+    check_apart([options.json], inputs=(options.before, options.after))
     found = compare(
         read_report(options.before),
         read_report(options.after),
         names=(str(options.before), str(options.after)),
-        margins=Margins(ratio=options.margin, accuracy=options.accuracy_margin),
+        margins=Margins(
+            ratio=options.margin, accuracy=options.accuracy_margin, tails=options.tails
+        ),
         anyway=options.anyway,
     )
-    write_json(options.json, found)
-    sys.stdout.writelines(f"{line}\n" for line in lines(found))
-    return 1 if found.worse else 0
+    with contextlib.ExitStack() as stack:  # it is said though it cannot be kept, and vice versa
+        stack.callback(write_json, options.json, found)
+        sys.stdout.writelines(f"{line}\n" for line in lines(found))
+        sys.stdout.flush()
+    return _code(found)
+
+
+def _code(found: Comparison) -> int:
+    if found.worse:
+        return 1
+    return 0 if found.latencies_judged else UNJUDGED
 
 
 def _part(text: str) -> float:

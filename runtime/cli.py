@@ -17,7 +17,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted.
 
-    3: done, and not to be taken as it is (`hedge quantize`).
+    3: done, and not to be taken as it is (`hedge quantize`, `hedge bench compare`).
     """
     try:
         die_with_parent(os.environ)

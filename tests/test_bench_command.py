@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import resource
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -511,8 +512,10 @@ def test_the_board_is_described_before_and_after_and_the_latencies_are_kept(
     text = capsys.readouterr().out
     assert len(re.findall(r"^conditions (?:before|after): load ", text, re.MULTILINE)) == 2
     assert "No power source" in page.read_text("utf-8")
-    assert command("compare", out, out) == 0
-    assert capsys.readouterr().out.endswith("no regression\n")
+    assert command("compare", out, out) in {0, 3}  # 3: others held up too many of these calls
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "WORSE" not in last
+    assert "judged" in last or "no regression in" in last
 
 
 def test_accuracy_keeps_which_rows_were_right(variants: Bundle, rows: Path, tmp_path: Path) -> None:
@@ -554,3 +557,74 @@ def test_scenarios_without_rows_are_refused_before_anything_is_measured(
     with pytest.raises(DataError, match=r"DATA: LoadGen needs rows to ask for \(name an \.npz\)"):
         command("run", variants.path, "--scenario", "Server")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (("--ways", "model"), "--ways"),
+        (("--ways", "model,evidence"), "--ways"),
+        (("--target-qps", "5"), "--target-qps"),
+        (("--min-seconds", "1"), "--min-seconds"),
+        (("--logs", "logs"), "--logs"),
+    ],
+)
+def test_what_is_said_to_loadgen_alone_needs_a_scenario(
+    variants: Bundle, words: tuple[str, ...], flag: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{flag}: is for LoadGen, .* without --scenario"):
+        command("run", variants.path, "--runs", "3", *words)
+
+
+def test_figures_are_printed_though_no_file_can_be_written(
+    variants: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, page = tmp_path / "bench.json", tmp_path / "bench.html"
+    page.write_text("the page before")
+    # What the models need of the disk is small; neither of the two files is.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        words = ("--runs", "30", "--variant", "tiny", "--json", out, "--html", page)
+        with pytest.raises(ConfigError, match=r"bench\.\w+: cannot be written"):
+            command("run", variants.path, *words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "  Latency: count = 30" in capsys.readouterr().out
+    assert page.read_text() == "the page before"
+    assert not out.exists()
+
+
+def test_a_page_that_cannot_be_written_does_not_take_the_report_with_it(
+    variants: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, page = tmp_path / "bench.json", tmp_path / "bench.html"
+    (tmp_path / "bench.html.new").mkdir()  # in the way of the new page
+    words = ("--runs", "3", "--variant", "tiny", "--json", out, "--html", page)
+    with pytest.raises(ConfigError, match=r"bench\.html: cannot be written"):
+        command("run", variants.path, *words)
+    assert report(out).measured[0].variant == "tiny"
+    assert "  Latency: count = 3" in capsys.readouterr().out
+
+
+def test_no_file_that_is_read_or_written_is_overwritten(
+    variants: Bundle, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    was = rows.read_bytes()
+    same = tmp_path / "." / "x"
+    with pytest.raises(ConfigError, match=r"/x: would overwrite .*/x \(name another file"):
+        command("run", variants.path, "--json", tmp_path / "x", "--html", same)
+    with pytest.raises(ConfigError, match=r"would overwrite .*rows\.npz"):
+        command("run", variants.path, rows, "--json", rows)
+    assert rows.read_bytes() == was
+    assert capsys.readouterr().out == ""
+
+
+def test_the_figures_of_a_fast_model_are_plain_numbers(tmp_path: Path, variants: Bundle) -> None:
+    found = measure(variants, plan_of(variants.manifest.edge[:1], tmp_path))
+    fast = msgspec.structs.replace(found.measured[0].latency, mean_ms=1 / 163.3804, max_ms=12_345.6)
+    one = msgspec.structs.replace(found.measured[0], latency=fast)
+    text = "\n".join(lines(msgspec.structs.replace(found, measured=(one,))))
+    assert "  Throughput: 163,380 samples/s" in text
+    assert "max = 12,346 ms" in text
+    assert not re.search(r"\de\+\d", text)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
+import resource
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +20,11 @@ from hedge.models.errors import ConfigError
 from hedge.runtime import bench_compare
 from hedge.runtime.bench.changes import judged
 from hedge.runtime.bench.compare import compare
-from hedge.runtime.bench.comparison import Change, Comparison
+from hedge.runtime.bench.comparison import Change, Comparison, Margins
+from hedge.runtime.bench.comparison_lines import lines
+from hedge.runtime.bench.lines import lines as run_lines
 from hedge.runtime.bench.proportions import difference, paired_difference
-from hedge.runtime.bench.record import BenchReport, Measured
+from hedge.runtime.bench.record import BenchReport, Failed, Measured
 from hedge.runtime.bench.scenario_record import ScenarioResult
 from hedge.runtime.bench.spread import LEAST_SPANS, STEP, Spread, quantile_ratio
 
@@ -186,6 +192,23 @@ def test_where_the_floor_moved_too_the_machine_is_to_blame() -> None:
     assert "the null backend took x" in str(change(found, "median").why)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_slower_model_is_a_regression_though_the_floor_became_faster(seed: int) -> None:
+    slower = run_of(185_000 / 0.61, seed=seed + 500, speed=0.61)
+    found = compare(run_of(50_000, seed=seed), slower)
+    median = change(found, "median")
+    assert median.verdict == "worse"
+    assert "although the null backend took x 0." in str(median.why)
+    assert found.worse
+    back = change(compare(slower, run_of(50_000, seed=seed)), "median")
+    assert (back.verdict, "although" in str(back.why)) == ("better", True)
+    same_way = run_of(185_000, seed=seed + 500, speed=2.0)  # the machine may be why
+    found = compare(run_of(50_000, seed=seed), same_way)
+    assert change(found, "median").verdict == "not judged"
+    as_before = run_of(50_000 / 0.61, seed=seed + 500, speed=0.61)
+    assert change(compare(run_of(50_000, seed=seed), as_before), "median").verdict == "not judged"
+
+
 def test_a_tail_that_others_made_is_not_judged() -> None:
     slow = run_of(90_000, seed=2, preempted_hz=100.0)  # 0.9 % of calls of 90 us
     found = compare(run_of(50_000, seed=1), slow)
@@ -219,6 +242,20 @@ def test_rows_are_compared_one_by_one_where_both_runs_saw_the_same() -> None:
     elsewhere = variant(other, accuracy=make.accuracy(fewer, data="b" * 64))
     found = change(compare(one, elsewhere), "accuracy")
     assert (found.verdict, found.why) == ("unsure", "of different rows")
+
+
+def test_accuracy_that_is_not_measured_any_more_is_said() -> None:
+    right = np.arange(400) % 9 > 0
+    one = variant(run_of(50_000, seed=1), accuracy=make.accuracy(right))
+    without = msgspec.structs.replace(make.accuracy(right), accuracy=None, right=None)
+    for accuracy in (None, without):
+        other = variant(run_of(50_000, seed=2), accuracy=accuracy)
+        compared = compare(one, other)
+        found = change(compared, "accuracy")
+        assert (found.before, found.after) == (right.mean(), None)
+        assert (found.verdict, found.why) == ("not judged", "not measured any more")
+        assert compared.not_judged == 2, "nor is the tail"
+        assert "  accuracy: 88.75% -> none: not judged (not measured any more)" in lines(compared)
 
 
 def test_energy_is_judged_by_the_widest_interval_and_never_by_a_replay() -> None:
@@ -291,6 +328,29 @@ def test_variants_without_a_partner_are_named() -> None:
         compare(before, alone, names=("A", "B"))
 
 
+def test_a_variant_that_fails_now_is_a_regression() -> None:
+    given, floor = make.rounds(50_000, seed=1), make.rounds(1500, seed=4)
+    before = make.report(make.measured("a", given), make.measured("b", given), floor=floor)
+    reason = Failed(variant="b", threads=1, reason="ran out of memory")
+    after = make.report(make.measured("a", given), floor=floor, failed=(reason,))
+    found = compare(before, after)
+    assert found.worse
+    assert found.failed == ("b, 1 thread: ran out of memory",)
+    assert found.only_before == ()
+    text = list(lines(found))
+    assert "b, 1 thread: ran out of memory: WORSE (it was measured in before)" in text
+    assert text[-1] == "WORSE"
+    none_left = make.report(floor=floor, failed=(reason,))
+    found = compare(before, none_left)
+    assert found.worse
+    assert found.only_before == ("a, 1 thread",)
+    elsewhere = msgspec.structs.replace(reason, threads=2)
+    found = compare(before, msgspec.structs.replace(after, failed=(elsewhere,)))
+    assert not found.worse
+    assert found.only_before == ("b, 1 thread",)
+    assert list(lines(found))[-1] == "no regression in 2 figures; 2 could not be judged"
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
@@ -337,7 +397,7 @@ def command(*words: str | Path) -> int:
     """Run `hedge bench compare …` in this process; return its exit code."""
     parser = argparse.ArgumentParser(prog="hedge")
     bench_compare.add_parser(parser.add_subparsers())
-    options = parser.parse_args(["compare", *map(str, words)])
+    options = parser.parse_args(["compare", "--tails", *map(str, words)])
     code: int = options.run(options)
     return code
 
@@ -363,8 +423,99 @@ def test_the_exit_code_says_whether_something_became_worse(
     assert text.endswith("WORSE\n")
     assert command(other, one) == 0
     assert command(one, one) == 0
-    assert capsys.readouterr().out.endswith("no regression\n")
+    assert capsys.readouterr().out.endswith("\nno regression in 3 figures\n")
     assert command(one, other, "--margin", "0.9") == 0
+
+
+def test_where_no_latency_can_be_judged_the_exit_code_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = saved(tmp_path, "a.json", run_of(50_000, seed=1))
+    other = saved(tmp_path, "b.json", run_of(50_000, seed=2, speed=2.0))
+    assert command(one, other) == 3
+    assert capsys.readouterr().out.endswith("\nnothing could be judged\n")
+    right = np.arange(400) % 9 > 0
+    of_rows = [
+        saved(tmp_path, name, variant(report, accuracy=make.accuracy(right)))
+        for name, report in (
+            ("c.json", run_of(50_000, seed=1)),
+            ("d.json", run_of(50_000, seed=2, speed=2.0)),
+        )
+    ]
+    assert command(*of_rows) == 3
+    last = "no latency could be judged; no regression in 1 other figure"
+    assert capsys.readouterr().out.splitlines()[-1] == last
+
+
+def test_what_is_unsure_is_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    one = saved(tmp_path, "a.json", run_of(50_000, seed=1))
+    other = saved(tmp_path, "b.json", run_of(53_500, seed=2))
+    assert command(one, other, "--margin", "0.07") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"no regression in 3 figures, [123] of them unsure", last)
+
+
+def test_a_tail_is_judged_only_where_that_is_asked_for() -> None:
+    one = variant(run_of(50_000, seed=1))
+    other = variant(run_of(100_000, seed=2))
+    tail = change(compare(one, other), "percentile(99%)")
+    assert tail.verdict == "not judged"
+    assert tail.low is not None
+    assert "--tails" in (tail.why or "")
+    asked = compare(one, other, margins=Margins(tails=True))
+    assert change(asked, "percentile(99%)").verdict == "worse"
+
+
+def test_nothing_of_a_report_reaches_the_terminal_but_text() -> None:
+    given, floor = make.rounds(50_000, seed=1), make.rounds(1500, seed=4)
+    hostile = "x\x1b[2J\nno regression\x9b\u202e"
+    one = make.report(make.measured(hostile, given), floor=floor, version=hostile)
+    reason = Failed(variant=hostile, threads=1, reason=hostile)
+    for other in (one, make.report(floor=floor, failed=(reason,), digest=hostile)):
+        text = list(lines(compare(one, other)))
+        assert all(line.isprintable() for line in text)
+        assert any("no regression" in line and "x" in line for line in text)
+        assert all(line.isprintable() for line in run_lines(other))
+
+
+def test_the_figures_are_printed_though_they_cannot_be_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = saved(tmp_path, "a.json", run_of(50_000, seed=1))
+    with full_disk(), pytest.raises(ConfigError, match=r"c\.json: cannot be written"):
+        command(one, one, "--json", tmp_path / "c.json")
+    assert capsys.readouterr().out.endswith("no regression in 3 figures\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json"]
+
+
+def test_a_report_is_not_overwritten_by_its_comparison(tmp_path: Path) -> None:
+    one = saved(tmp_path, "a.json", run_of(50_000, seed=1))
+    (tmp_path / "link.json").symlink_to(one)
+    was = one.read_bytes()
+    for out in (one, tmp_path / "link.json", tmp_path / "." / "a.json"):
+        with pytest.raises(ConfigError, match=r"would overwrite .*a\.json"):
+            command(one, one, "--json", out)
+    assert one.read_bytes() == was
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file grow, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_large_figures_are_plain_numbers() -> None:
+    offline = msgspec.structs.replace(
+        scenario(0.06, valid=True), scenario="Offline", samples_per_s=163_380.4
+    )
+    one = run_of(50_000, seed=1, scenarios=(offline,))
+    (line,) = (line for line in lines(compare(one, one)) if "Offline" in line)
+    assert "163,380 samples/s -> 163,380 samples/s" in line
 
 
 def test_what_is_no_report_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import resource
 import runpy
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -344,3 +345,39 @@ def test_a_page_can_be_drawn_again(tmp_path: Path) -> None:
     options = parser.parse_args(["bench", "page", str(saved), "-o", str(tmp_path / "no" / "a")])
     with pytest.raises(ConfigError, match="is a folder, or lies in none"):
         options.run(options)
+
+
+def draw(report: Path, out: Path) -> int:
+    """Run `hedge bench page …` in this process; return its exit code."""
+    parser = argparse.ArgumentParser(prog="hedge")
+    bench_command.add_parser(parser.add_subparsers())
+    options = parser.parse_args(["bench", "page", str(report), "-o", str(out)])
+    code: int = options.run(options)
+    return code
+
+
+def test_a_page_is_never_drawn_over_its_report(tmp_path: Path) -> None:
+    saved, link = tmp_path / "a.json", tmp_path / "link.html"
+    saved.write_bytes(msgspec.json.encode(two_variants()))
+    was = saved.read_bytes()
+    link.symlink_to(saved)
+    for out in (saved, link):
+        with pytest.raises(ConfigError, match=r"would overwrite .*a\.json \(name another"):
+            draw(saved, out)
+    assert saved.read_bytes() == was
+
+
+def test_on_a_full_disk_the_page_before_stays_whole(tmp_path: Path) -> None:
+    saved, out = tmp_path / "a.json", tmp_path / "a.html"
+    saved.write_bytes(msgspec.json.encode(two_variants()))
+    assert draw(saved, out) == 0
+    was = out.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(was) // 2, hard))
+    try:
+        with pytest.raises(ConfigError, match=r"a\.html: cannot be written"):
+            draw(saved, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert out.read_bytes() == was
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.json"]

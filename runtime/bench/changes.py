@@ -3,9 +3,10 @@
 A figure is worse only if its whole 95 % interval lies beyond a margin: what could as well be
 noise is "unsure". Latencies are judged twice, in milliseconds and beside the null backend's of
 the same run, and both must say so: the null backend is the same code in both runs, so what
-moved with it is the machine. A quantile beyond which too many calls were held up by other
-processes is not judged at all: calls of microseconds meet them rarely, longer ones often, so
-the null backend does not tell.
+moved with it is the machine. If it moved much, no latency is judged, unless the model went the
+other way in both: no machine does that by being faster or slower. A quantile beyond which too
+many calls were held up by other processes is not judged at all: calls of microseconds meet them
+rarely, longer ones often, so the null backend does not tell.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .scenario_record import ScenarioResult
 from .spread import LEAST_SPANS, Compared, quantile_ratio
 
 SEED = 0
+TAIL = 0.99
 _MOST_MOVED = 1.25
 _LEAST_MS = 1e-6  # what no clock resolves
 _QUANTILES: tuple[tuple[str, float, Callable[[Latency], float]], ...] = (
@@ -31,6 +33,7 @@ _QUANTILES: tuple[tuple[str, float, Callable[[Latency], float]], ...] = (
     ("percentile(90%)", 0.9, lambda one: one.p90_ms),
     ("percentile(99%)", 0.99, lambda one: one.p99_ms),
 )
+LATENCIES = frozenset(what for what, _, _ in _QUANTILES)
 
 
 def changes_of(
@@ -71,16 +74,22 @@ def _latencies(
             yield msgspec.structs.replace(change, why=why)
             continue
         plain, beside = found.plain, found.beside_floor
-        doubt = _moved(reports) or _disturbed(reports, one, other, share=share)
         low, high = min(plain.low, beside.low), max(plain.high, beside.high)
+        verdict = _ratio_verdict(low, high, margins)
+        moved, against = _moved(reports), _against_floor(reports, verdict)
+        doubt = _disturbed(reports, one, other, share=share)
+        if moved is not None and not against:
+            doubt = f"the machine was another: {moved}"
+        if share >= TAIL and not margins.tails:
+            doubt = doubt or "one run says too little of a tail: --tails judges it"
         yield msgspec.structs.replace(
             change,
             value=plain.median,
             low=plain.low,
             high=plain.high,
             beside_floor=beside,
-            verdict=_ratio_verdict(low, high, margins) if doubt is None else "not judged",
-            why=doubt,
+            verdict=verdict if doubt is None else "not judged",
+            why=doubt if doubt or moved is None else f"although {moved}",
         )
 
 
@@ -95,11 +104,20 @@ def _paired(
 
 
 def _moved(reports: tuple[BenchReport, BenchReport]) -> str | None:
-    """Say that the machine was another: what the null backend takes changed too much."""
-    times = reports[1].floor.median_ms / max(reports[0].floor.median_ms, _LEAST_MS)
+    """Say that what the null backend takes changed too much for the same machine."""
+    times = _floor_times(reports)
     if 1 / _MOST_MOVED <= times <= _MOST_MOVED:
         return None
-    return f"the machine was another: the null backend took x {times:.2f}"
+    return f"the null backend took x {times:.2f}"
+
+
+def _against_floor(reports: tuple[BenchReport, BenchReport], verdict: Verdict) -> bool:
+    """Return whether the model became slower where the floor became faster, or vice versa."""
+    return verdict == ("worse" if _floor_times(reports) < 1 else "better")
+
+
+def _floor_times(reports: tuple[BenchReport, BenchReport]) -> float:
+    return reports[1].floor.median_ms / max(reports[0].floor.median_ms, _LEAST_MS)
 
 
 def _disturbed(
@@ -118,7 +136,17 @@ def _ratio_verdict(low: float, high: float, margins: Margins) -> Verdict:
 
 
 def _accuracies(one: Accuracy | None, other: Accuracy | None, margins: Margins) -> Iterator[Change]:
-    if one is None or other is None or one.accuracy is None or other.accuracy is None:
+    if one is None or one.accuracy is None:
+        return
+    if other is None or other.accuracy is None:
+        yield Change(
+            what="accuracy",
+            unit="",
+            before=one.accuracy,
+            after=None,
+            kind="difference",
+            why="not measured any more",
+        )
         return
     hits, others = one.hits(), other.hits()
     same_rows = one.data_sha256 == other.data_sha256 and one.rows == other.rows

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from ...models.errors import ConfigError
-from .changes import SEED, changes_of
+from .changes import LATENCIES, SEED, changes_of
 from .comparison import FORMAT, Comparison, Margins, Pair
-from .record import BenchReport, Measured
+from .lines import printable
+from .measure import named
+from .record import BenchReport, Failed, Measured
 
 
 def compare(
@@ -22,7 +25,7 @@ def compare(
 
     Raises:
         ConfigError: they are of other bundles, boards, power modes or processors, and not
-            to be compared ``anyway``; or no variant is in both.
+            to be compared ``anyway``; or no variant is in both, not even as a failure.
     """
     margins = margins or Margins()
     apart = tuple(_apart(before, after))
@@ -34,10 +37,14 @@ def compare(
         )
     olds = {(one.variant, one.threads): one for one in before.measured}
     news = {(one.variant, one.threads): one for one in after.measured}
+    failed = tuple(one for one in after.failed if (one.variant, one.threads) in olds)
     both = [key for key in olds if key in news]
-    if not both:
+    if not both and not failed:
         raise ConfigError(f"has no variant in common with {names[0]}", where=names[1])
     pairs = tuple(_pair((before, after), olds[key], news[key], margins) for key in both)
+    gone = olds.keys() - news.keys() - {(one.variant, one.threads) for one in failed}
+    changes = [change for pair in pairs for change in pair.changes]
+    verdicts = Counter(change.verdict for change in changes)
     return Comparison(
         format=FORMAT,
         before=names[0],
@@ -46,9 +53,16 @@ def compare(
         seed=SEED,
         differs=(*apart, *_doubts(before, after)),
         pairs=pairs,
-        only_before=tuple(_named(olds[key]) for key in olds if key not in news),
+        failed=tuple(f"{_named(one)}: {one.reason}" for one in failed),
+        only_before=tuple(_named(olds[key]) for key in olds if key in gone),
         only_after=tuple(_named(news[key]) for key in news if key not in olds),
-        worse=any(change.verdict == "worse" for pair in pairs for change in pair.changes),
+        judged=len(changes) - verdicts["not judged"],
+        not_judged=verdicts["not judged"] + len(gone),
+        latencies_judged=sum(
+            change.what in LATENCIES and change.verdict != "not judged" for change in changes
+        ),
+        unsure=verdicts["unsure"],
+        worse=bool(failed or verdicts["worse"]),
     )
 
 
@@ -63,7 +77,7 @@ def _apart(before: BenchReport, after: BenchReport) -> Iterator[str]:
         ("CPUs", before.machine.cpus, after.machine.cpus),
     ):
         if one != other:
-            yield f"{what} {one or 'unknown'} against {other or 'unknown'}"
+            yield printable(f"{what} {one or 'unknown'} against {other or 'unknown'}")
 
 
 def _doubts(before: BenchReport, after: BenchReport) -> Iterator[str]:
@@ -101,5 +115,5 @@ def _pair(
     )
 
 
-def _named(one: Measured) -> str:
-    return f"{one.variant}, {one.threads} thread{'s' if one.threads > 1 else ''}"
+def _named(one: Measured | Failed) -> str:
+    return f"{one.variant}, {named(one.threads)}"

@@ -13,10 +13,14 @@ Verdict = Literal["worse", "better", "same", "unsure", "not judged"]
 
 
 class Margins(Struct, frozen=True, kw_only=True):
-    """What counts as a change: a part of a latency or of an energy, and a share of the rows."""
+    """What counts as a change: a part of a latency or of an energy, and a share of the rows.
+
+    ``tails``: 99th percentiles are judged, too.
+    """
 
     ratio: float = 0.05
     accuracy: float = 0.01
+    tails: bool = False
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -50,10 +54,13 @@ class Pair(Struct, frozen=True, kw_only=True):
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """What became of each variant; ``worse`` is true if any figure is.
+    """What became of each variant; ``worse`` is true if any figure is, or a variant failed.
 
-    ``only_before`` and ``only_after`` have no partner. ``differs`` says what else differs
-    between the runs. ``seed`` is that of the bootstrap.
+    ``failed`` are those that were measured before and cannot be measured any more, each with
+    its reason; ``only_before`` and ``only_after`` have no partner. ``judged`` and
+    ``not_judged`` count figures, and each of ``only_before`` as one that is not judged;
+    ``latencies_judged`` and ``unsure`` are those among the judged. ``differs`` says what else
+    differs between the runs. ``seed`` is that of the bootstrap.
     """
 
     format: int
@@ -63,6 +70,11 @@ class Comparison(Struct, frozen=True, kw_only=True):
     seed: int
     differs: tuple[str, ...]
     pairs: tuple[Pair, ...]
+    failed: tuple[str, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
+    judged: int
+    not_judged: int
+    latencies_judged: int
+    unsure: int
     worse: bool

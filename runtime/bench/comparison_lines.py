@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .comparison import Change, Comparison
-from .lines import joules
+from .lines import joules, plain_number, printable
 from .measure import named
 
 
 def lines(found: Comparison) -> Iterator[str]:
-    """Yield the comparison, line by line."""
+    """Yield the comparison, line by line; of names and reasons nothing but text."""
+    yield from map(printable, _lines(found))
+
+
+def _lines(found: Comparison) -> Iterator[str]:
     yield f"{found.before} -> {found.after}"
     margins = found.margins
     yield (
@@ -22,9 +26,24 @@ def lines(found: Comparison) -> Iterator[str]:
         model = "" if pair.same_model else ", another model"
         yield f"{pair.variant}, {named(pair.threads)}{model}"
         yield from (f"  {_change(one)}" for one in pair.changes)
-    yield from (f"{one}: only in {found.before}" for one in found.only_before)
+    yield from (f"{one}: WORSE (it was measured in {found.before})" for one in found.failed)
+    yield from (f"{one}: not judged (only in {found.before})" for one in found.only_before)
     yield from (f"{one}: only in {found.after}" for one in found.only_after)
-    yield "WORSE" if found.worse else "no regression"
+    yield _outcome(found)
+
+
+def _outcome(found: Comparison) -> str:
+    if found.worse:
+        return "WORSE"
+    if not found.judged:
+        return "nothing could be judged"
+    other = "" if found.latencies_judged else " other"
+    figures = f"no regression in {found.judged}{other} figure{'s' * (found.judged > 1)}"
+    unsure = f", {found.unsure} of them unsure" if found.unsure else ""
+    if not found.latencies_judged:
+        return f"no latency could be judged; {figures}{unsure}"
+    left = f"; {found.not_judged} could not be judged" if found.not_judged else ""
+    return f"{figures}{unsure}{left}"
 
 
 def _change(one: Change) -> str:
@@ -57,4 +76,4 @@ def _value(value: float | None, unit: str) -> str:
         case "":
             return f"{value:.2%}"
         case _:
-            return f"{value:.4g} {unit}"
+            return f"{plain_number(value)} {unit}"

@@ -14,7 +14,26 @@ from .scenario_record import ScenarioResult
 
 
 def lines(found: BenchReport) -> Iterator[str]:
-    """Yield the report, line by line."""
+    """Yield the report, line by line; of names and reasons nothing but text."""
+    yield from map(printable, _lines(found))
+
+
+def printable(line: str) -> str:
+    """Return the line as a terminal may have it: what is not to be printed is replaced."""
+    return "".join(
+        one if one.isprintable() else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}"
+        for one in line
+    )
+
+
+def plain_number(value: float, *, figures: int = 4) -> str:
+    """Return a number in so many figures, never less than its whole part: 163,380."""
+    if abs(value) >= 10 ** (figures - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{figures}g}"
+
+
+def _lines(found: BenchReport) -> Iterator[str]:
     mode = "" if found.power_mode is None else f" in power mode {found.power_mode}"
     yield f"{found.bundle} {found.version}, digest {found.digest[:16]}, on {found.board}{mode}"
     yield f"{found.machine}"
@@ -47,7 +66,7 @@ def _measured(one: Measured, *, first: Measured) -> Iterator[str]:
         f"memory: peak = {peak_mb:.1f} MB, added = {added_mb:.1f} MB"
     )
     yield f"  Latency: {_latency(one.latency)}"
-    yield f"  Throughput: {1e3 / one.latency.mean_ms:.5g} samples/s"
+    yield f"  Throughput: {_a_second(one.latency)} samples/s"
     if one is not first:
         yield (
             f"  Ratio to {first.variant}, {named(first.threads)}: {ratio.median:.3f} "
@@ -58,12 +77,18 @@ def _measured(one: Measured, *, first: Measured) -> Iterator[str]:
 
 
 def _latency(given: Latency) -> str:
-    return (
-        f"count = {given.count}, first = {given.first_ms:.4g} ms, min = {given.min_ms:.4g} ms, "
-        f"max = {given.max_ms:.4g} ms, mean = {given.mean_ms:.4g} ms, "
-        f"median = {given.median_ms:.4g} ms, percentile(90%) = {given.p90_ms:.4g} ms, "
-        f"percentile(99%) = {given.p99_ms:.4g} ms, std = {given.std_ms:.4g} ms"
+    times = (
+        *(("first", given.first_ms), ("min", given.min_ms), ("max", given.max_ms)),
+        *(("mean", given.mean_ms), ("median", given.median_ms)),
+        *(("percentile(90%)", given.p90_ms), ("percentile(99%)", given.p99_ms)),
+        ("std", given.std_ms),
     )
+    told = (f"{what} = {plain_number(value)} ms" for what, value in times)
+    return ", ".join([f"count = {given.count}", *told])
+
+
+def _a_second(given: Latency) -> str:
+    return plain_number(1e3 / given.mean_ms, figures=5) if given.mean_ms else "unknown"
 
 
 def _accuracy(given: Accuracy | None) -> str:
@@ -133,7 +158,7 @@ def _scenario(one: ScenarioResult) -> Iterator[str]:
     yield f"  Scored: {scored_line(one)}"
     yield f"  Latency: {_latency(one.latency)}"
     yield (
-        f"  Served: {one.samples} samples in {one.queries} queries, {one.seconds:.4g} s "
+        f"  Served: {one.samples} samples in {one.queries} queries, {plain_number(one.seconds)} s "
         f"(seed {one.seed}, at least {one.min_duration_s:g} s and {one.min_queries} queries, "
         f"LoadGen {one.loadgen})"
     )
@@ -151,13 +176,17 @@ def _whys(one: ScenarioResult) -> str:
 
 def scored_line(one: ScenarioResult) -> str:
     """Return the figure that the scenario is about."""
-    throughput = f"{one.samples_per_s:.5g} samples/s"
+    throughput = f"{plain_number(one.samples_per_s, figures=5)} samples/s"
     if one.scenario == "Offline":
         return throughput
     of = f"percentile({one.scored_percentile * 100:g}%)"
-    scored = "no estimate" if one.scored_ms is None else f"{one.scored_ms:.4g} ms"
+    scored = "no estimate" if one.scored_ms is None else f"{plain_number(one.scored_ms)} ms"
     bounds = [
-        *([] if one.target_qps is None else [f"target {one.target_qps:g} queries/s"]),
+        *(
+            []
+            if one.target_qps is None
+            else [f"target {plain_number(one.target_qps, figures=6)} queries/s"]
+        ),
         *([] if one.target_latency_ms is None else [f"within {one.target_latency_ms:g} ms"]),
     ]
     return ", ".join([f"{of} = {scored}", throughput, *bounds])

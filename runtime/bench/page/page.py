@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ....models.errors import ConfigError
+from ...report import write_output
 from ..measure import named
 from ..record import BenchReport
 from .course_picture import course_picture
@@ -37,17 +37,13 @@ def page(found: BenchReport) -> str:
 
 
 def write_page(path: Path | None, found: BenchReport) -> None:
-    """Write the page; nowhere if ``path`` is None.
+    """Write the page, whole or not at all; nowhere if ``path`` is None.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    if path is None:
-        return
-    try:
-        path.write_text(page(found), "utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error}", where=str(path)) from error
+    if path is not None:
+        write_output(path, page(found).encode())
 
 
 def _body(found: BenchReport) -> Iterator[str]:
