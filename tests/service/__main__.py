@@ -100,7 +100,7 @@ def _found(cache: Path, work: Path, names: set[str], *, quick: bool) -> dict[str
             "date": datetime.now(timezone.utc).date().isoformat(),
             "commit": commit,
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-            "kernel": platform.release(),
+            "kernel": platform.release().split("-")[0],
             "load": [round(load, 1), round(os.getloadavg()[0], 1)],
             "system": _version(device),
             "seconds_until_booted": round(booted_s - begun_s, 1),
