@@ -623,8 +623,11 @@ def test_no_file_that_is_read_or_written_is_overwritten(
 def test_the_figures_of_a_fast_model_are_plain_numbers(tmp_path: Path, variants: Bundle) -> None:
     found = measure(variants, plan_of(variants.manifest.edge[:1], tmp_path))
     fast = msgspec.structs.replace(found.measured[0].latency, mean_ms=1 / 163.3804, max_ms=12_345.6)
-    one = msgspec.structs.replace(found.measured[0], latency=fast)
+    slow = msgspec.structs.replace(found.measured[0].opening, open_ms=12_345.6, warm_up_ms=1234.5)
+    one = msgspec.structs.replace(found.measured[0], latency=fast, opening=slow)
+    found = msgspec.structs.replace(found, preempted_hz=1234.5)
     text = "\n".join(lines(msgspec.structs.replace(found, measured=(one,))))
     assert "  Throughput: 163,380 samples/s" in text
     assert "max = 12,346 ms" in text
+    assert "open = 12,346 ms, warm-up = 1,234 ms" in text
     assert not re.search(r"\de\+\d", text)

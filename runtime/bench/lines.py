@@ -39,7 +39,7 @@ def _lines(found: BenchReport) -> Iterator[str]:
     yield f"{found.machine}"
     yield f"seed {found.seed}, {found.rounds} rounds in turn, {found.floor.count} calls of each"
     if found.preempted_hz is not None:
-        yield f"something else took the processor {found.preempted_hz:.3g} times a second"
+        yield f"something else took the processor {plain_number(found.preempted_hz)} times a second"
     for when, one in (("before", found.before), ("after", found.after)):
         if one is not None:
             yield f"conditions {when}: {conditions_line(one)}"
@@ -62,7 +62,8 @@ def _measured(one: Measured, *, first: Measured) -> Iterator[str]:
     yield f"{one.variant}, {named(one.threads)}: {one.precision}, {one.runs_on}"
     by = "" if opening.runs_on == one.runs_on else f" by {opening.runs_on}"
     yield (
-        f"  Opening{by}: open = {opening.open_ms:.3g} ms, warm-up = {opening.warm_up_ms:.3g} ms; "
+        f"  Opening{by}: open = {plain_number(opening.open_ms)} ms, "
+        f"warm-up = {plain_number(opening.warm_up_ms)} ms; "
         f"memory: peak = {peak_mb:.1f} MB, added = {added_mb:.1f} MB"
     )
     yield f"  Latency: {_latency(one.latency)}"
@@ -109,7 +110,7 @@ def energy_line(given: Energy | None) -> str:
     if given is None:
         return "no power source"
     source = f"{given.source}, REPLAYED" if given.replayed else given.source
-    window = f"{given.samples} samples in {given.window_s:.3g} s"
+    window = f"{given.samples} samples in {plain_number(given.window_s)} s"
     if given.coverage is not None:
         window += f", coverage {given.coverage:.0%}"
     if given.joules is None:

@@ -129,6 +129,6 @@ class BenchReport(Struct, frozen=True, kw_only=True):
         }
         if shares:
             yield (
-                f"something else took the processor {self.preempted_hz:.3g} times a second, from "
+                f"something else took the processor {self.preempted_hz:.0f} times a second, from "
                 f"about so many calls: {', '.join(shares)}: their tails are not their own"
             )
