@@ -21,7 +21,7 @@ _PACKAGES = ("python3", "mosquitto")
 _ALONE = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 _ENTER = Path(__file__).with_name("enter.sh")
 _CONFIG = f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {PYTHON}\n"
-_COMMAND = f"""#!{VENV}/bin/python
+_COMMAND = """#!{place}/bin/python
 import sys
 from hedge.runtime.cli import main
 sys.exit(main())
@@ -54,8 +54,8 @@ def made(cache: Path) -> Path:
     return new.rename(root)
 
 
-def make_venv(folder: Path) -> Path:
-    """Make a virtual environment for the root; return where its packages go."""
+def make_venv(folder: Path, *, place: Path = VENV) -> Path:
+    """Make a virtual environment for a root, to lie at ``place`` there; return its packages."""
     (folder / "bin").mkdir(parents=True, exist_ok=True)
     packages = folder / "lib" / f"python{PYTHON}" / "site-packages"
     packages.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def make_venv(folder: Path) -> Path:
     python, command = folder / "bin" / "python", folder / "bin" / "hedge"
     if not python.is_symlink():
         python.symlink_to("/usr/bin/python3")
-    command.write_text(_COMMAND)
+    command.write_text(_COMMAND.format(place=place))
     command.chmod(0o755)
     return packages
 

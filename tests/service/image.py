@@ -12,8 +12,9 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
+from arm64.root import PYTHON, make_venv
+
 SUITE = "bookworm"
-PYTHON = "3.11"  # its Python
 PLACE = "opt/hedge"
 
 _MIRROR = "http://deb.debian.org/debian"
@@ -22,12 +23,6 @@ _ALONE = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 _EXTRAS = ("onnx", "tflite")
 _OLDER = ("typing-extensions",)  # what pip leaves out where the machine's Python is newer
 _GLIBC = 36  # its C library, 2.36
-_CONFIG = f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {PYTHON}\n"
-_COMMAND = f"""#!/{PLACE}/bin/python
-import sys
-from hedge.runtime.cli import main
-sys.exit(main())
-"""
 _PROGRAMS = {
     "systemd-nspawn": "systemd-container",
     "debootstrap": "debootstrap",
@@ -110,16 +105,7 @@ def install_ours(wheel: Path, layer: Path) -> None:
 
 def _environment(layer: Path) -> Path:
     """Make what a virtual environment consists of; return where its packages go."""
-    folder = layer / PLACE
-    (folder / "bin").mkdir(parents=True, exist_ok=True)
-    packages = folder / "lib" / f"python{PYTHON}" / "site-packages"
-    packages.mkdir(parents=True, exist_ok=True)
-    (folder / "pyvenv.cfg").write_text(_CONFIG)
-    python, command = folder / "bin" / "python", folder / "bin" / "hedge"
-    if not python.is_symlink():
-        python.symlink_to("/usr/bin/python3")
-    command.write_text(_COMMAND)
-    command.chmod(0o755)
+    packages: Path = make_venv(layer / PLACE, place=Path("/") / PLACE)
     return packages
 
 
