@@ -333,6 +333,9 @@ def _letters(folder: Path) -> DeadLetters:
     return DeadLetters(folder / DEAD, max_bytes=_ALL)
 
 
+_LOOKS = 5
+
+
 def _asks(
     folder: Path, found: Recovery, *, limit: int | None = None
 ) -> Iterator[tuple[AskLine, Record | None]]:
@@ -351,8 +354,10 @@ def _asks(
     living = ((one, read(folder, found.asks[one]), found.asks[one]) for one in found.order)
     for ask_id, payload, kept in itertools.islice(itertools.chain(living, letters), limit):
         record = None if payload is None else _record(payload, life.ahead_ns)
-        if record is None and kept is not None and _is_settled(folder, ask_id):
-            continue
+        if record is None and kept is not None and is_owned(folder):
+            is_there, record = _looked_again(folder, ask_id, life)
+            if not is_there:
+                continue
         sends = found.sends.get(ask_id, 0)
         state: State = "dead" if kept is None else "sent" if sends else "waiting"
         line = AskLine(
@@ -365,9 +370,17 @@ def _asks(
         yield (line if record is None else _told(line, record)), record
 
 
-def _is_settled(folder: Path, ask_id: str) -> bool:
-    """Tell whether an ask has ended since the folder was surveyed, by an owner that lives."""
-    return is_owned(folder) and ask_id not in survey(folder).asks
+def _looked_again(folder: Path, ask_id: str, life: Lifetime) -> tuple[bool, Record | None]:
+    """Return whether an ask is still there, and its record; its owner settles and moves asks."""
+    for _ in range(_LOOKS):
+        kept = survey(folder).asks.get(ask_id)
+        if kept is None:
+            return False, None
+        payload = read(folder, kept)
+        record = None if payload is None else _record(payload, life.ahead_ns)
+        if record is not None:
+            return True, record
+    return True, None
 
 
 def _record(payload: bytes, ahead_ns: int) -> Record | None:
