@@ -25,7 +25,7 @@ from .archive import Archive, check_name, open_archive, sync_folder, write_folde
 from .consistency import MANIFEST, check_manifest, check_model, parts
 from .dataset import read_seen
 from .errors import BundleError, HedgeError
-from .manifest import FORMAT, Input, Manifest
+from .manifest import FORMAT, Input, Manifest, Split
 from .toml import parse_toml, to_record, write_toml
 
 SUFFIX = ".hedge"
@@ -125,18 +125,20 @@ def pack_bundle(source: Path, out: Path, *, replace: bool = False) -> Bundle:
     return _place(out, {name: bundle.read(name) for name in names}, replace=replace)
 
 
-def contract_of(manifest: Manifest) -> str:
+def contract_of(manifest: Manifest, split: Split | None = None) -> str:
     """Return the first 16 hex digits of the SHA-256 of what both ends must agree on.
 
     That is the JSON object of dtype, kind, labels, name and shape, keys sorted, without
-    spaces, non-ASCII escaped.
+    spaces, non-ASCII escaped. Where it is the features of ``split`` that are sent, dtype and
+    shape are theirs, and kind is "features".
     """
+    sent = manifest.input if split is None else split.features
     terms = {
         "name": manifest.name,
         "labels": manifest.labels,
-        "kind": manifest.input.kind,
-        "shape": manifest.input.shape,
-        "dtype": manifest.input.dtype,
+        "kind": manifest.input.kind if split is None else "features",
+        "shape": sent.shape,
+        "dtype": sent.dtype,
     }
     text = json.dumps(terms, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -196,7 +198,7 @@ def _check_content(bundle: Bundle) -> None:
         data, where = bundle.read(name), f"{bundle.path}/{name}"
         for part in parts(manifest):
             if part.file == name:
-                check_model(data, part, manifest.input, where=where)
+                check_model(data, part, part.takes or manifest.input, where=where)
         if manifest.training is not None and manifest.training.seen == name:
             read_seen(data, where=where)
 

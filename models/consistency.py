@@ -11,15 +11,19 @@ import numpy as np
 from .archive import check_name
 from .errors import BundleError, ModelError
 from .graph import model_spec, shape_text, tensors
-from .manifest import Input, Manifest
+from .inputs.problems import input_problems
+from .manifest import Cloud, Input, Manifest, Split
 from .model import TensorSpec
-from .prepare import fed_dtype
+from .prepare import fed_dtype, widened
 
 MANIFEST = "manifest.toml"
 
 
 class Part(NamedTuple):
-    """One model file of a bundle; ``outputs`` is the width of (B, outputs), if known."""
+    """One model file of a bundle; ``outputs`` is the width of (B, outputs), if known.
+
+    ``takes`` is what it is fed, where that is not the bundle's input.
+    """
 
     role: str
     key: str
@@ -27,10 +31,11 @@ class Part(NamedTuple):
     format: str
     outputs: int | None
     output_name: str | None = None
+    takes: Input | None = None
 
 
 def parts(manifest: Manifest) -> tuple[Part, ...]:
-    """Return every model of the manifest, in its order: edges, filters, cloud."""
+    """Return every model of the manifest, in its order: edges, filters, cloud, split."""
     classes = len(manifest.labels)
     edges = (
         Part(
@@ -54,10 +59,22 @@ def parts(manifest: Manifest) -> tuple[Part, ...]:
         for place, part in enumerate(manifest.filter)
     )
     cloud = manifest.cloud
-    if cloud is None:
-        return (*edges, *filters)
-    last = Part("cloud", "$.cloud", cloud.file, cloud.format, classes, cloud.output_name)
-    return (*edges, *filters, last)
+    last = () if cloud is None else (_cloud(cloud, "cloud", "$.cloud", classes=classes),)
+    return (*edges, *filters, *last, *_halves(manifest.split, classes=classes))
+
+
+def _cloud(cloud: Cloud, role: str, key: str, *, classes: int, takes: Input | None = None) -> Part:
+    return Part(role, key, cloud.file, cloud.format, classes, cloud.output_name, takes)
+
+
+def _halves(split: Split | None, *, classes: int) -> tuple[Part, ...]:
+    if split is None:
+        return ()
+    here = Part("split", "$.split", split.file, split.format, split.width, split.output_name)
+    there = _cloud(
+        split.cloud, "split's cloud", "$.split.cloud", classes=classes, takes=split.features
+    )
+    return here, there
 
 
 def check_manifest(manifest: Manifest, *, where: str) -> None:
@@ -84,8 +101,12 @@ def check_model(data: bytes, part: Part, spec: Input, *, where: str) -> None:
     found = model_spec(data, format=part.format, output=part.output_name, where=where)
     _check_input(found.inputs[0], spec, where=where)
     width, given = part.outputs, found.outputs[0]
-    of = "one filter logit" if width == 1 else f"the {width} labels"
+    of = "one filter logit" if width == 1 else f"the {width} {_columns(part)}"
     _check_tensor(given, (width,), what="output", of=of, where=where)
+
+
+def _columns(part: Part) -> str:
+    return "features" if part.role == "split" else "labels"
 
 
 def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -96,6 +117,7 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield from _labels(manifest)
     yield from _choices(manifest)
     yield from _numbers(manifest)
+    yield from input_problems(manifest.input)
     yield from _heads(manifest)
 
 
@@ -159,7 +181,7 @@ def _twice(names: Iterator[str] | tuple[str, ...]) -> Iterator[str]:
 
 
 def _numbers(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    numbers = {"$.input.scale": manifest.input.scale, "$.input.offset": manifest.input.offset}
+    numbers: dict[str, float | None] = {}
     if manifest.calibration is not None:
         for name in ("total", "epistemic", "aleatoric", "fusion_gain"):
             numbers[f"$.calibration.{name}"] = getattr(manifest.calibration, name)
@@ -169,8 +191,6 @@ def _numbers(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for key, number in numbers.items():
         if number is not None and not math.isfinite(number):
             yield key, f"{number} is not finite"
-    if manifest.input.scale == 0:
-        yield "$.input.scale", "0 would make all samples the same"
     if math.prod(manifest.input.shape) > 1 << 28:
         yield "$.input.shape", f"{manifest.input.shape} is beyond 2**28 values"
 
@@ -179,6 +199,9 @@ def _heads(manifest: Manifest) -> Iterator[tuple[str, str]]:
     models = [(f"$.edge[{i}]", edge.head, edge.output) for i, edge in enumerate(manifest.edge)]
     if manifest.cloud is not None:
         models.append(("$.cloud", manifest.cloud.head, manifest.cloud.output))
+    if manifest.split is not None:
+        half = manifest.split.cloud
+        models.append(("$.split.cloud", half.head, half.output))
     for key, head, output in models:
         if head == "evidential" and output == "probabilities":
             yield f"{key}.head", "an evidential head needs output = 'logits'"
@@ -195,7 +218,7 @@ def _heads(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def _check_input(tensor: TensorSpec, spec: Input, *, where: str) -> None:
     _check_tensor(tensor, spec.shape, what="input", of="$.input.shape", where=where)
-    dtype = fed_dtype(spec)
+    dtype = widened(fed_dtype(spec), tensor.dtype)
     if dtype == tensor.dtype or (dtype == np.float32 and tensor.quantisation is not None):
         return
     raise ModelError(

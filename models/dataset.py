@@ -125,8 +125,9 @@ def row_digests(x: NDArray[Any]) -> NDArray[np.uint64]:
 
     A row's digest is BLAKE2b-8 (RFC 7693), read as a little-endian integer, over the
     row's values as little-endian float32 in C order, with -0 as 0. All sample dtypes of
-    a bundle fit float32 exactly, so equal values give equal digests in whichever of them
-    they are stored; of wider dtypes, convert to the sample's dtype first.
+    a bundle fit float32 exactly (int32 up to 2**24, as the ids of tokens are), so equal
+    values give equal digests in whichever of them they are stored; of wider dtypes, convert
+    to the sample's dtype first.
     """
     rows = x.reshape(len(x), math.prod(x.shape[1:]))
     with np.errstate(over="ignore"):

@@ -5,6 +5,7 @@
     HedgeError                what went wrong, where, and what to do
     ├── ConfigError           a configuration file, flag or variable
     ├── DataError             a data set, a sample or a source
+    ├── SourceError           a live source that is not there for now
     ├── BundleError           a bundle that cannot be read or trusted
     ├── ModelError            a model that cannot be opened or run
     │   └── ModelAwayError    a model whose server is not there for now
@@ -36,6 +37,10 @@ class ConfigError(HedgeError):
 
 class DataError(HedgeError):
     """A data set, a sample or a source is not what it should be."""
+
+
+class SourceError(HedgeError):
+    """A live source is not there, or has gone away; it is tried again."""
 
 
 class BundleError(HedgeError):

@@ -19,23 +19,144 @@ Head = Literal["evidential", "softmax", "none"]
 Output = Literal["logits", "probabilities"]
 State = Literal["kept", "reset"]
 Score = Literal["vacuity", "max_prob", "entropy", "margin", "p_norm"]
-DType = Literal["uint8", "int8", "int16", "float16", "float32"]
+DType = Literal["uint8", "int8", "int16", "int32", "float16", "float32"]
+Fit = Literal["stretch", "crop", "letterbox"]
+Resize = Literal["bilinear", "bicubic", "lanczos", "box", "nearest", "linear"]
+Hz = Annotated[float, Meta(gt=0, le=1e6)]
+
+
+class ImageInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a picture becomes a sample: colour, then fit and resize, then the layout.
+
+    The sample is uint8; ``layout`` of the `Input` is "HWC" (None, too), "CHW" or "HW", and its
+    shape goes with it. ``fit`` brings other proportions to the sample's: "stretch" does not
+    keep them, "crop" takes the middle, "letterbox" adds borders of the grey value ``pad``.
+
+    ``resize`` names the training pipeline's: "bilinear", "bicubic", "lanczos", "box" and
+    "nearest" are Pillow's (antialiased when made smaller, as torchvision resizes a PIL image);
+    "linear" interpolates between the four nearest pixels without antialiasing (half-pixel
+    centres: OpenCV's INTER_LINEAR, `torch.nn.functional.interpolate` with align_corners=False).
+    """
+
+    colour: Literal["rgb", "bgr", "grey"] = "rgb"
+    fit: Fit = "stretch"
+    resize: Resize = "bilinear"
+    pad: Annotated[int, Meta(ge=0, le=255)] = 114
+
+
+class AudioInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How sound becomes a sample: one window of mono samples, resampled, then its features.
+
+    ``samples`` at ``sample_rate_hz`` are one window; the next begins ``hop`` samples later
+    (None: as many, so that windows do not overlap). Samples are float32 in [-1, 1), that is
+    int16 / 32768. ``resample`` is how another rate becomes this one: "polyphase" is
+    `scipy.signal.resample_poly` with its default window, "soxr" the SoX resampler's HQ setting.
+    ``gain`` then divides the window by its greatest sample ("max"), or by its greatest magnitude
+    ("peak"); one that has none above 0 stays as it is.
+
+    ``features`` "none" leaves the window as it is, shape (samples,). "logmel" gives
+    (frames, mels), "mfcc" (frames, coefficients); both need ``frame``, ``frame_hop``, ``fft``
+    and ``mels``. Frames of ``frame`` samples every ``frame_hop``, in ``window`` (periodic, as of
+    `scipy.signal.get_window`), are filled up with zeros to ``fft``: behind them, and the first
+    begins at 0, or, with ``align`` "middle", on both sides, and the first lies in the middle of
+    the samples from 0 to ``fft``, as in `torch.stft`. ``center`` aligns the frames so and pads
+    the sound, too, by ``pad``, so that frame t has its middle at t * frame_hop ("reflect" as in
+    `torch.stft`, "zero" as in librosa since 0.10).
+
+    Power to the ``power`` (2: energy, 1: magnitude) goes through ``mels`` triangles between
+    ``low_hz`` and ``high_hz`` (None: half the rate), evenly spaced on the ``mel_scale``, whose
+    sides are straight over Hz or over mel (``mel_slope``: librosa and torchaudio "hz",
+    TensorFlow and HTK "mel"), of area 1 where ``mel_norm`` is "slaney". ``log`` is of
+    max(x, floor) or, where ``floor_by`` is "sum", of x + floor: "ln", "log10", or "db"
+    (10 log10). Where ``log_range`` stands, nothing is further below the window's greatest value
+    (librosa's ``top_db``). The coefficients are the first of a DCT-II, orthonormal or, with
+    ``dct`` "htk", with a first one sqrt(2) times as large, as HTK and TensorFlow have it.
+
+    A float sample holds these numbers. An integer one stands for ``(x - offset) * scale``, as the
+    `Input` says, so each number is stored as the nearest such x that the dtype has. With the
+    `Input`'s layout "FT" the axes are (mels, frames), with "TF" (None, too) as above; extents of
+    1 may be anywhere in its shape.
+    """
+
+    sample_rate_hz: Hz
+    samples: Positive
+    hop: Positive | None = None
+    resample: Literal["polyphase", "soxr"] = "polyphase"
+    gain: Literal["none", "max", "peak"] = "none"
+    features: Literal["none", "logmel", "mfcc"] = "none"
+    frame: Positive | None = None
+    frame_hop: Positive | None = None
+    fft: Positive | None = None
+    window: Literal["hann", "hamming", "boxcar"] = "hann"
+    align: Literal["start", "middle"] = "start"
+    center: bool = False
+    pad: Literal["reflect", "zero"] = "reflect"
+    power: Literal[1, 2] = 2
+    mels: Positive | None = None
+    low_hz: Annotated[float, Meta(ge=0)] = 0.0
+    high_hz: Hz | None = None
+    mel_scale: Literal["slaney", "htk"] = "slaney"
+    mel_slope: Literal["hz", "mel"] = "hz"
+    mel_norm: Literal["slaney", "none"] = "slaney"
+    log: Literal["ln", "log10", "db"] = "ln"
+    floor: Annotated[float, Meta(gt=0)] = 1e-10
+    floor_by: Literal["max", "sum"] = "max"
+    log_range: Annotated[float, Meta(gt=0)] | None = None
+    coefficients: Positive | None = None
+    dct: Literal["ortho", "htk"] = "ortho"
+
+
+class TensorInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a stream of rows becomes samples: windows of rows, each channel scaled.
+
+    A window is ``rows`` rows of all ``channels``; the next begins ``hop`` rows later (None:
+    as many). A row's value of channel c becomes ``(value - offset[c]) * scale[c]`` in float32.
+    With the `Input`'s layout "CT" the sample is (channels, rows), with "TC" (None, too)
+    (rows, channels); where ``rows`` is 1 it may be (channels,).
+    """
+
+    channels: tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...]
+    rows: Positive = 1
+    hop: Positive | None = None
+    rate_hz: Hz | None = None
+    scale: tuple[float, ...] | None = None
+    offset: tuple[float, ...] | None = None
+
+
+class TextInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a line of text becomes a sample: the tokenizer's ids, cut or padded to the shape.
+
+    The `Input`'s ``tokenizer`` is a file of the bundle in the `tokenizers` library's own JSON;
+    the sample is int32 (tokens,). ``special`` adds the tokens that its post-processor does.
+    """
+
+    pad_id: Annotated[int, Meta(ge=0)] = 0
+    special: bool = True
+    max_chars: Positive = 10_000
 
 
 class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one sample is, as a source gives it and as it travels over the wire.
 
     ``shape`` is that of one sample, without the batch axis. Where ``scale`` or ``offset``
-    stand, the graph is fed float32 ``(x - offset) * scale``; else the sample as it is.
+    stand, the graph is fed float32 ``(x - offset) * scale``; else the sample as it is. For an
+    image both may have a value for each channel.
+
+    The table named as ``kind`` says how what a live source captures becomes a sample (see
+    `inputs.preprocess`); without it only samples can come, as from a replay.
     """
 
     kind: Literal["tensor", "image", "audio", "text"]
     shape: tuple[Positive, ...]
     dtype: DType
     layout: str | None = None
-    scale: float | None = None
-    offset: float | None = None
+    scale: float | tuple[float, ...] | None = None
+    offset: float | tuple[float, ...] | None = None
     tokenizer: str | None = None
+    image: ImageInput | None = None
+    audio: AudioInput | None = None
+    tensor: TensorInput | None = None
+    text: TextInput | None = None
 
 
 class Quantised(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,6 +231,26 @@ class Cloud(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     output_name: str | None = None
 
 
+class Split(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model in two halves, so that features leave the device in place of samples.
+
+    The device runs ``file`` on what its edge model is fed, (B, *input shape) to (B, width), and
+    sends that as ``dtype``; ``cloud`` answers from it: a graph of float32, (B, width) to (B, K).
+    """
+
+    file: str
+    format: Literal["onnx", "tflite"] = "onnx"
+    output_name: str | None = None
+    width: Positive
+    dtype: Literal["float16", "float32"] = "float16"
+    cloud: Cloud
+
+    @property
+    def features(self) -> Input:
+        """What the far end takes in place of a sample."""
+        return Input(kind="tensor", shape=(self.width,), dtype=self.dtype, scale=1.0)
+
+
 class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the gate stands and how that was found.
 
@@ -160,6 +301,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     choice: tuple[Choice, ...] = ()
     filter: tuple[Filter, ...] = ()
     cloud: Cloud | None = None
+    split: Split | None = None
     calibration: Calibration | None = None
     training: Training | None = None
     files: dict[str, Sha256]

@@ -13,13 +13,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 from msgspec import Struct
 
 from .errors import ConfigError, ModelError
 from .graph import Format, model_spec, shape_text
-from .manifest import FORMAT, Cloud, DType, Edge, Head, Input, Manifest, Output, State
+from .manifest import (
+    FORMAT,
+    Cloud,
+    DType,
+    Edge,
+    Fit,
+    Head,
+    ImageInput,
+    Input,
+    Manifest,
+    Output,
+    Resize,
+    State,
+)
 from .model import TensorSpec
 from .onnx_graph import check_graph, read_graph
+from .prepare import widened
 from .tflite_graph import IDENTIFIER, TfliteInfo, check_tflite
 
 WISHED, GRAPH, DEFAULT = "as asked", "from the graph", "by default"
@@ -60,12 +75,14 @@ class Wishes(Struct, frozen=True, kw_only=True):
     name: str | None = None
     version: str | None = None
     licence: str | None = None
-    kind: Literal["tensor", "image", "audio"] | None = None
+    kind: Literal["tensor", "image", "audio", "text"] | None = None
     shape: tuple[int, ...] | None = None
     dtype: DType | None = None
     layout: str | None = None
     scale: float | None = None
     offset: float | None = None
+    fit: Fit | None = None
+    resize: Resize | None = None
     output: Output | None = None
     output_name: str | None = None
     state: State | None = None
@@ -267,7 +284,23 @@ def _input(
     layout = ("HWC" if shape[-1] in _CHANNELS else "CHW") if is_image else None
     lines.take("layout", layout, guess, wish=wishes.layout)
     _values(takes, wishes, lines, where=where)
+    lines.values["image"] = _image(lines.values, wishes, origins)
     return Input(**lines.values)
+
+
+def _image(values: Mapping[str, Any], wishes: Wishes, origins: dict[str, str]) -> ImageInput | None:
+    """Return how a picture becomes a sample; None: it is no picture that could become one."""
+    if values["kind"] != "image" or values["dtype"] != "uint8" or len(values["shape"]) != 3:
+        for key in ("fit", "resize"):
+            if getattr(wishes, key) is not None:
+                raise ConfigError("is for pictures of uint8", where=key)
+        return None
+    lines = _Lines("input.image.", origins)
+    channels = values["shape"][0 if values["layout"] == "CHW" else -1]
+    lines.take("colour", "grey" if channels == 1 else "rgb", "guessed from the shape")
+    lines.take("fit", "stretch", DEFAULT, wish=wishes.fit)
+    lines.take("resize", "bilinear", DEFAULT, wish=wishes.resize)
+    return ImageInput(**lines.values)
 
 
 def _is_image(shape: tuple[int, ...]) -> bool:
@@ -291,6 +324,8 @@ def _values(takes: Sequence[TensorSpec], wishes: Wishes, lines: _Lines, *, where
         dtype, origin = "uint8", f"guessed: the graph takes {pixels.low:g} to {pixels.high:g}"
     elif _scales(wishes):
         dtype, origin = "uint8", "guessed, since samples are scaled"
+    elif dtype == "int64":
+        dtype, origin = "int32", "since the graph takes int64, which it is made"
     lines.take("dtype", dtype, origin, wish=wishes.dtype)
     dtype = lines.values["dtype"]
     if dtype not in get_args(DType):
@@ -314,7 +349,7 @@ def _scaling(
     is_wished: bool,
 ) -> tuple[float | None, float | None, str]:
     """Return scale and offset for samples of ``dtype``, and where they come from."""
-    if is_wished or all(one.dtype.name == dtype for one in takes):
+    if is_wished or all(widened(np.dtype(dtype), one.dtype) == one.dtype for one in takes):
         return None, None, ""
     if dtype == "float32":  # what is quantised takes it too
         return None, None, ""

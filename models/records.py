@@ -64,7 +64,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     An escalated sample has one outcome that is not final, at once, and then exactly one
     final outcome of the same id. ``label`` indexes the bundle's labels. ``degraded``
     names why the far end's answer is missing from a final one. ``latency_ns`` runs from
-    the sample's capture to this outcome; ``energy_j`` is None where nothing measures it.
+    the sample's capture (``taken_at_ns``, CLOCK_BOOTTIME) to this outcome; ``energy_j`` is None
+    where nothing measures it.
     """
 
     stream: str
@@ -79,3 +80,4 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     latency_ns: int = 0
     energy_j: float | None = None
     reason: str | None = None
+    taken_at_ns: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import msgspec
 
 from ..models.bundle import Bundle, load_bundle, pack_bundle
 from ..models.consistency import Part, parts
-from ..models.errors import ModelError
-from ..models.manifest import Calibration, Manifest
+from ..models.errors import MissingExtraError, ModelError
+from ..models.inputs.preprocess import preprocessor
+from ..models.manifest import Calibration, Input, Manifest
 from ..models.prepare import fed_dtype
 from . import bundle_init, bundle_pin
 from .backends import is_installed
@@ -60,12 +62,14 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 def verify(path: Path, *, pin: str | None = None) -> Verified:
     """Load a bundle, and prove its models by running them on a sample of zeros.
 
-    Models whose backend is not installed are checked as far as that goes without it.
+    Models whose backend is not installed are checked as far as that goes without it, and so is
+    what makes samples of a live source's captures.
 
     Raises:
         BundleError, ModelError: what is wrong with it, and where.
     """
     bundle = load_bundle(path, pin=pin)
+    _check_input(bundle)
     return Verified(
         name=bundle.manifest.name,
         version=bundle.manifest.version,
@@ -143,6 +147,13 @@ def _run_pack(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_input(bundle: Bundle) -> None:
+    """Open what makes samples of a live source's captures, where the bundle has that."""
+    if getattr(bundle.input, bundle.input.kind) is not None:
+        with contextlib.suppress(MissingExtraError):
+            preprocessor(bundle.input, read=bundle.read, where=str(bundle.path))
+
+
 def _check(bundle: Bundle, part: Part) -> ModelCheck:
     """Run a model on one and two samples of zeros, in a process that may crash of it."""
     data, where = bundle.read(part.file), f"{bundle.path}/{part.file}"
@@ -185,7 +196,7 @@ def _shown_text(found: Shown) -> Iterator[str]:
     yield f"  digest      {found.digest}"
     yield f"  contract    {found.contract}"
     yield f"  labels      {len(manifest.labels)}: {', '.join(manifest.labels)}"
-    yield f"  input       {sample.kind} {sample.shape} {sample.dtype}"
+    yield f"  input       {_input_text(sample)}"
     for edge in manifest.edge:
         yield f"  edge        {edge.name}: {edge.file}, {edge.precision}, {edge.head}"
     for part in manifest.filter:
@@ -199,6 +210,18 @@ def _shown_text(found: Shown) -> Iterator[str]:
         yield f"  training    {manifest.training.recipe}, seed {manifest.training.seed}"
     yield f"  licence     {manifest.licence}"
     yield from (f"  cite        {text}" for text in manifest.citations)
+
+
+def _input_text(sample: Input) -> str:
+    """Return what a sample is, and how it is made of what a live source captures."""
+    text = f"{sample.kind} {sample.shape} {sample.dtype}"
+    table = getattr(sample, sample.kind)
+    if table is None:
+        return f"{text}; no [input.{sample.kind}], so none from live sources"
+    set_ = msgspec.structs.asdict(table)
+    defaults = {field.name: field.default for field in msgspec.structs.fields(table)}
+    said = (f"{name} {value}" for name, value in set_.items() if value != defaults[name])
+    return f"{text}, made by {', '.join(said) or 'the defaults'}"
 
 
 def _calibration_text(calibration: Calibration) -> str:

@@ -18,7 +18,18 @@ from ..models.calibration import PAPER_QUANTILE, calibrate, threshold_for_rate
 from ..models.dataset import Dataset, digest, load_dataset
 from ..models.errors import BundleError, ConfigError, ModelError
 from ..models.evidence import Figures
-from ..models.manifest import Calibration, Cloud, DType, Edge, Head, Manifest, Output, State
+from ..models.manifest import (
+    Calibration,
+    Cloud,
+    DType,
+    Edge,
+    Fit,
+    Head,
+    Manifest,
+    Output,
+    Resize,
+    State,
+)
 from ..models.opinion import Assessor, default_score
 from ..models.prepare import fed_dtype, preparer
 from ..models.proposal import ModelFile, Proposal, Wishes, propose
@@ -187,7 +198,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     sample = parser.add_argument_group(
         "what one sample is; the graph is fed (x - offset) * scale, or x itself without either"
     )
-    sample.add_argument("--kind", choices=("tensor", "image", "audio"))
+    sample.add_argument("--kind", choices=("tensor", "image", "audio", "text"))
     sample.add_argument(
         "--shape", type=_shape, metavar="N,N,…", help="where the graph leaves it open"
     )
@@ -195,6 +206,8 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     sample.add_argument("--input-dtype", dest="dtype", choices=get_args(DType))
     sample.add_argument("--scale", type=_number, metavar="S", help="a number, or one like 1/255")
     sample.add_argument("--offset", type=_number, metavar="O")
+    sample.add_argument("--fit", choices=get_args(Fit), help="of a picture; else stretch")
+    sample.add_argument("--resize", choices=get_args(Resize), help="of a picture; else bilinear")
 
 
 def _variant(text: str) -> tuple[str, Path]:

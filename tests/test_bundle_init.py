@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from hedge.models.bundle import Bundle, load_bundle
 from hedge.models.dataset import load_dataset
 from hedge.models.errors import BundleError, ConfigError, DataError, ModelError
-from hedge.models.manifest import Input
+from hedge.models.manifest import ImageInput, Input
 from hedge.models.model import Quantisation
 from hedge.models.unseen import seen_rows
 from hedge.runtime import bundle_init
@@ -189,6 +189,22 @@ def test_pixels_are_recognised_by_the_quantisation(
     found = make(quantised_image(quantisation)).manifest.input
     assert (found.dtype, found.scale, found.offset) == ("uint8", scale, offset)
     assert (found.kind, found.layout) == ("image", "HWC")
+
+
+def test_for_bytes_of_a_picture_the_manifest_says_how_a_camera_gives_samples(
+    make: Callable[..., Bundle], quantised_image: Make
+) -> None:
+    model = quantised_image(Quantisation(1 / 255, -128))
+    assert make(model).manifest.input.image == ImageInput()
+    found = make(model, "--fit", "letterbox", "--resize", "linear").manifest.input.image
+    assert found == ImageInput(fit="letterbox", resize="linear")
+
+
+def test_a_fit_that_would_do_nothing_is_refused(
+    make: Callable[..., Bundle], linear_onnx: Make
+) -> None:
+    with pytest.raises(ConfigError, match="fit: is for pictures of uint8"):
+        make(linear_onnx(3), "--fit", "crop")
 
 
 def test_a_quantised_variant_says_what_pixels_become_for_all(
@@ -382,8 +398,8 @@ def _truncated_onnx(_: Make, onnx_: Make) -> bytes:
     return onnx_(3)[:-1]
 
 
-def _tokens(*_: Make) -> bytes:
-    return conv(shape=(4,), element=TensorProto.INT64)
+def _counts(*_: Make) -> bytes:
+    return conv(shape=(4,), element=TensorProto.UINT16)
 
 
 @pytest.mark.parametrize(
@@ -395,7 +411,7 @@ def _tokens(*_: Make) -> bytes:
         (_no_rows, "m: output 'y' is (3), not (B, K)"),
         (_truncated_tflite, "m: not a readable TFLite graph: cut short"),
         (_truncated_onnx, "m: not a readable ONNX graph: cut short, at byte"),
-        (_tokens, "m: takes int64 (samples are uint8, int8, int16, float16, float32)"),
+        (_counts, "m: takes uint16 (samples are uint8, int8, int16, int32, float16, float32)"),
         (lambda *_: b"", "m: is empty"),
         (lambda *_: b"PK\3\4 a zip", "m: neither an ONNX nor a TFLite file"),
     ],

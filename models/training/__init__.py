@@ -12,20 +12,21 @@ from typing import Protocol
 from ..errors import MissingExtraError
 from .trained import Trained
 
+_NAMES = ("bearing", "digits", "har", "motion", "sentiment", "spoken_digits")
 _NEEDED = {"torch": "torch", "sklearn": "scikit-learn", "tomli_w": "tomli_w"}
 
 
 class Recipe(Protocol):
-    """Trains an edge model, a cloud model and a skip filter, and writes their bundle."""
+    """Trains an edge model, a cloud model and perhaps a skip filter, and writes their bundle."""
 
     def __call__(
         self, out: Path, *, data: Path | None, seed: int, say: Callable[[str], None]
     ) -> Trained:
         """Write the bundle ``out`` and, beside it, NAME-unseen.npz; return what it achieves.
 
-        ``data`` is an .npz or a folder that holds one; None takes what the recipe brings
-        along. The same seed gives the same files on the same machine. ``say`` is called
-        with lines that tell how far things are.
+        ``data`` is a file, mostly an .npz, or a folder that holds one; None takes what the
+        recipe brings along. The same seed gives the same files on the same machine. ``say``
+        is called with lines that tell how far things are.
 
         Raises:
             MissingExtraError: torch, or another library of the extra, is not installed.
@@ -45,6 +46,4 @@ def _on_first_use(name: str) -> Recipe:
     return train
 
 
-RECIPES: Mapping[str, Recipe] = MappingProxyType(
-    {name: _on_first_use(name) for name in ("digits", "har")}
-)
+RECIPES: Mapping[str, Recipe] = MappingProxyType({name: _on_first_use(name) for name in _NAMES})

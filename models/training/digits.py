@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ..dataset import Dataset, load_dataset
 from ..errors import DataError
+from ..manifest import Input
 from .fitting import Course
 from .losses import binary, cross_entropy, evidential
 from .making import Plan, make
@@ -71,7 +72,12 @@ def plan(effort: float = 1.0) -> Plan:
         name="digits",
         licence=_LICENCE,
         citations=(_CITATION,),
-        layout="64 grey values from 0 to 16, 8 rows of 8, top row first",
+        input=Input(
+            kind="tensor",
+            shape=_SHAPE,
+            dtype="uint8",
+            layout="64 grey values from 0 to 16, 8 rows of 8, top row first",
+        ),
         redundant=_REDUNDANT,
         target_rate=_TARGET_RATE,
         edge=Course(net=_edge, loss=evidential, epochs=epochs(60), batch=32),

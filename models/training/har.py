@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..dataset import load_dataset
 from ..errors import DataError
+from ..manifest import Input
 from .fitting import Course
 from .losses import binary, cross_entropy, evidential
 from .making import Plan, make
@@ -33,11 +34,11 @@ _SHAPE = (9, 128)
 _SHARES = Shares(train=13 / 21, calibration=4 / 21)
 _TARGET_RATE = 0.18  # on new people the share that escalates strays by 5 points either way
 _REDUNDANT = ("LAYING",)
-_LICENCE = (
+LICENCE = (
     "for evaluation only (data: HAPT, which its authors ask to cite and prohibit from "
     "commercial use)"
 )
-_CITATION = (
+CITATION = (
     "J.-L. Reyes-Ortiz, L. Oneto, A. Samà, X. Parra, D. Anguita: Transition-Aware Human "
     "Activity Recognition Using Smartphones. Neurocomputing 171, 2016, 754-767. "
     "https://doi.org/10.1016/j.neucom.2015.07.085"
@@ -90,14 +91,20 @@ def plan(classes: int, *, effort: float = 1.0) -> Plan:
 
     return Plan(
         name="har",
-        licence=_LICENCE,
-        citations=(_CITATION,),
-        layout="9 channels of 128 at 50 Hz: body acceleration, rotation, acceleration; xyz each",
+        licence=LICENCE,
+        citations=(CITATION,),
+        input=Input(
+            kind="tensor",
+            shape=_SHAPE,
+            dtype="float16",
+            layout="9 channels of 128 at 50 Hz: body acceleration, rotation, acceleration; "
+            "xyz each",
+        ),
         redundant=_REDUNDANT,
         target_rate=_TARGET_RATE,
         edge=Course(net=lambda: Edge(classes), loss=evidential, epochs=epochs(20), augment=augment),
         cloud=Course(
-            net=lambda: _cloud(classes),
+            net=lambda: cloud(classes),
             loss=cross_entropy,
             epochs=epochs(15),
             decay=1e-3,
@@ -163,7 +170,8 @@ class Mean(nn.Module):
         return x.mean(2)
 
 
-def _cloud(classes: int) -> nn.Module:
+def cloud(classes: int) -> nn.Module:
+    """Return the larger net: it takes (B, 9, 128)."""
     return nn.Sequential(
         Shapes(),
         nn.BatchNorm1d(21, affine=False),

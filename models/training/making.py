@@ -1,11 +1,11 @@
-"""What every recipe does: teach three nets, calibrate them, write their bundle, measure it."""
+"""What every recipe does: teach its nets, calibrate them, write their bundle, measure it."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,35 +35,41 @@ _SKIP, _SEEN = "skip.onnx", "seen.npy"
 class Plan:
     """What a recipe decides.
 
-    ``redundant`` names the labels that the filter may drop; ``target_rate`` is the share
-    that escalates of the calibration rows that pass it.
+    ``input`` says what a sample is, and how a live source's captures become one. ``target_rate``
+    is the share that escalates of the calibration rows that pass the filter, which ``skip``
+    teaches (None: there is none) to drop the labels that ``redundant`` names. ``files`` are what
+    else the bundle holds.
     """
 
     name: str
     licence: str
     citations: tuple[str, ...]
-    layout: str
-    redundant: tuple[str, ...]
+    input: Input
     target_rate: float
     edge: Course
     cloud: Course
-    skip: Course
+    skip: Course | None = None
+    redundant: tuple[str, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Nets:
-    """The three nets; the filter drops where its sigmoid is at most ``threshold``."""
+    """The nets; the filter, if there is one, drops where its sigmoid is at most ``threshold``."""
 
     edge: nn.Module
     cloud: nn.Module
-    skip: nn.Module
-    threshold: float
+    skip: nn.Module | None = None
+    threshold: float = 0.0
 
     def outputs(self, data: Dataset) -> Outputs:
         """Return what the nets make of the rows of ``data``."""
-        edge, cloud, skip = (run(net, _x(data)) for net in (self.edge, self.cloud, self.skip))
-        passes = torch.sigmoid(skip[:, 0].double()) > self.threshold
-        return Outputs(edge.numpy(), cloud.numpy(), passes.numpy())
+        x = _x(data)
+        edge, cloud = (run(net, x).numpy() for net in (self.edge, self.cloud))
+        if self.skip is None:
+            return Outputs(edge, cloud, np.ones(len(x), np.bool_))
+        passes = torch.sigmoid(run(self.skip, x)[:, 0].double()) > self.threshold
+        return Outputs(edge, cloud, passes.numpy())
 
 
 def make(
@@ -84,15 +90,15 @@ def make(
     with repeatable(seed):
         nets = _teach(plan, train, held, redundant=redundant, say=say)
         calibration = _calibrate(nets, held, target_rate=plan.target_rate)
-        files = _files(nets, train, held)
+        files = {**_files(nets, train, held), **plan.files}
         figures = measure(
             nets.outputs(unseen),
             _y(unseen),
             edge=_EDGE,
             calibration=calibration,
-            redundant=redundant,
+            redundant=None if plan.skip is None else redundant,
         )
-    manifest = _manifest(plan, data, nets.threshold, calibration, seed=seed)
+    manifest = _manifest(plan, data, nets, calibration, seed=seed)
     bundle = write_bundle(out, manifest, files, replace=True)
     return Trained(
         bundle=str(out),
@@ -142,11 +148,13 @@ def _teach(
     redundant: NDArray[np.intp],
     say: Callable[[str], None],
 ) -> _Nets:
-    """Teach edge and cloud the classes, and the filter which of them the edge finds."""
+    """Teach edge and cloud the classes, and a filter which of them the edge finds."""
     x, held_x = _x(train), _x(held)
     classes = Material(x, torch.from_numpy(_y(train)), held_x, torch.from_numpy(_y(held)))
     edge = fit(plan.edge, classes, name="edge", say=say)
     cloud = fit(plan.cloud, classes, name="cloud", say=say)
+    if plan.skip is None:
+        return _Nets(edge=edge, cloud=cloud)
     keep, held_keep = (
         matters(run(edge, rows).numpy(), redundant=redundant) for rows in (x, held_x)
     )
@@ -174,17 +182,19 @@ def _calibrate(nets: _Nets, held: Dataset, *, target_rate: float) -> Calibration
 
 
 def _files(nets: _Nets, train: Dataset, held: Dataset) -> dict[str, bytes]:
-    graphs = {_EDGE.file: nets.edge, _CLOUD.file: nets.cloud, _SKIP: nets.skip}
+    graphs = {_EDGE.file: nets.edge, _CLOUD.file: nets.cloud}
+    if nets.skip is not None:
+        graphs[_SKIP] = nets.skip
     shape, dtype = train.x.shape[1:], train.x.dtype.name
     files = {name: to_onnx(net, shape=shape, dtype=dtype) for name, net in graphs.items()}
     return {**files, _SEEN: save_seen(row_digests(np.concatenate((train.x, held.x))))}
 
 
 def _manifest(
-    plan: Plan, data: Dataset, threshold: float, calibration: Calibration, *, seed: int
+    plan: Plan, data: Dataset, nets: _Nets, calibration: Calibration, *, seed: int
 ) -> Manifest:
     assert data.labels is not None  # noqa: S101  `_redundant` has checked it
-    skip = Filter(kind="skip", file=_SKIP, threshold=threshold, redundant=plan.redundant)
+    skip = Filter(kind="skip", file=_SKIP, threshold=nets.threshold, redundant=plan.redundant)
     return Manifest(
         format=FORMAT,
         name=plan.name,
@@ -193,11 +203,9 @@ def _manifest(
         labels=data.labels,
         licence=plan.licence,
         citations=plan.citations,
-        input=Input(
-            kind="tensor", shape=data.x.shape[1:], dtype=data.x.dtype.name, layout=plan.layout
-        ),
+        input=plan.input,
         edge=(_EDGE,),
-        filter=(skip,),
+        filter=() if nets.skip is None else (skip,),
         cloud=_CLOUD,
         calibration=calibration,
         training=Training(recipe=plan.name, seed=seed, data_sha256=digest(data), seen=_SEEN),

@@ -30,17 +30,17 @@ def measure(
     *,
     edge: Edge,
     calibration: Calibration,
-    redundant: NDArray[np.intp],
+    redundant: NDArray[np.intp] | None,
 ) -> Figures:
     """Return the figures of ``outputs`` on rows whose classes are ``y`` (n,).
 
-    ``redundant`` are the classes that the filter may drop.
+    ``redundant`` are the classes that the filter may drop; None: there is no filter.
 
     Raises:
         DataError: no row passes, or none matters.
     """
     passes = outputs.passes
-    keep = matters(outputs.edge, redundant=redundant)
+    keep = passes if redundant is None else matters(outputs.edge, redundant=redundant)
     if not passes.any() or not keep.any():
         raise DataError("no unseen row passes the filter, or none matters")
     near, far = hits(outputs.edge, y), hits(outputs.cloud, y)
@@ -58,6 +58,6 @@ def measure(
         gap_recovered=gap_recovered(edge=alone, coop=both, cloud=there),
         escalated_share=float(np.mean(asks[passes])),
         dropped_share=float(np.mean(~passes)),
-        filter_agreement=float(np.mean(passes == keep)),
-        filter_recall=float(np.mean(passes[keep])),
+        filter_agreement=None if redundant is None else float(np.mean(passes == keep)),
+        filter_recall=None if redundant is None else float(np.mean(passes[keep])),
     )

@@ -12,6 +12,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     ``dropped_share`` are of all. ``accuracy`` is that of both together, the cloud's answer
     standing where the edge asks (no fusion). Of the rows that matter by the edge's own label
     ``filter_recall`` pass; in ``filter_agreement`` of all, the filter does as that label says.
+    Both are None where there is no filter.
     """
 
     rows: int
@@ -23,8 +24,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     gap_recovered: float | None
     escalated_share: float
     dropped_share: float
-    filter_agreement: float
-    filter_recall: float
+    filter_agreement: float | None
+    filter_recall: float | None
 
 
 class Trained(Struct, frozen=True, kw_only=True):
@@ -51,8 +52,7 @@ class Trained(Struct, frozen=True, kw_only=True):
             f"{self.bundle}: {self.rows_trained} rows trained on, {self.rows_calibrated} "
             f"calibrated on, {self.seconds:.0f} s\n"
             f"  unseen rows  {found.rows}, in {self.unseen_file}\n"
-            f"  filter       drops {found.dropped_share:.1%}, agrees with the edge on "
-            f"{found.filter_agreement:.1%}, passes {found.filter_recall:.1%} of what matters\n"
+            f"{_filter(found)}"
             f"  edge         {found.edge_accuracy:.1%} of the {found.passed} that pass, "
             f"{found.edge_accuracy_all:.1%} of all\n"
             f"  cloud        {found.cloud_accuracy:.1%}\n"
@@ -60,3 +60,12 @@ class Trained(Struct, frozen=True, kw_only=True):
             f"by {self.score}{gap}\n"
             f"  bytes        {sizes}"
         )
+
+
+def _filter(found: Figures) -> str:
+    if found.filter_agreement is None or found.filter_recall is None:
+        return ""
+    return (
+        f"  filter       drops {found.dropped_share:.1%}, agrees with the edge on "
+        f"{found.filter_agreement:.1%}, passes {found.filter_recall:.1%} of what matters\n"
+    )

@@ -246,7 +246,9 @@ def _batches(sample: Input, data: Dataset | None, *, seed: int) -> list[NDArray[
     else:
         rng, dtype = np.random.default_rng(seed), np.dtype(sample.dtype)
         shape = (_MOST_ROWS, *sample.shape)
-        if dtype.kind == "f":
+        if sample.kind == "text":  # of ids beyond the vocabulary no graph makes anything
+            rows = np.zeros(shape, dtype)
+        elif dtype.kind == "f":
             rows = rng.standard_normal(shape, np.float32).astype(dtype)
         else:
             limits = np.iinfo(dtype)

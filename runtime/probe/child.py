@@ -20,6 +20,7 @@ import numpy as np
 
 from ...models.errors import HedgeError, ModelError
 from ...models.model import Model
+from ...models.prepare import widened
 from ..backends import open_model
 from ..backends.first_line import first_line
 from ..children import die_with_parent
@@ -133,7 +134,8 @@ def _run(model: Model, task: Task, *, rows: int) -> _Run:
     wanted = model.spec.inputs[0]
     own = tuple(1 if extent is None else extent for extent in wanted.shape[1:])
     shape = own if task.shape is None else task.shape
-    zeros = np.zeros((rows, *shape), task.dtype or wanted.dtype)
+    dtype = widened(np.dtype(task.dtype or wanted.dtype), wanted.dtype)
+    zeros = np.zeros((rows, *shape), dtype)
     begun_s = time.monotonic()
     outputs = model.infer(zeros)
     took_s = time.monotonic() - begun_s

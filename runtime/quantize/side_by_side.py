@@ -55,9 +55,9 @@ def side_by_side(
         MissingExtraError: the backend is not installed.
     """
     calibration, measured = bundle.manifest.calibration, data.rows(division.measured)
-    fed = preparer(bundle.input)(data.x)
     with ExitStack() as stack:
         models = [stack.enter_context(closing(_opened(bundle, variant))) for variant in variants]
+        fed = preparer(bundle.input, models[0].spec.inputs[0])(data.x)
         before, after = (
             _answers(bundle, variant.edge, _outputs(model, fed), data)
             for variant, model in zip(variants, models, strict=True)

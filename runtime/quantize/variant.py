@@ -17,6 +17,7 @@ from ...models.dataset import (
     load_dataset,
 )
 from ...models.errors import BundleError, ConfigError, DataError
+from ...models.graph import model_spec
 from ...models.manifest import Edge, Manifest, Name, Quantised
 from ...models.prepare import preparer
 from ...models.unseen import seen_rows, with_seen
@@ -136,16 +137,19 @@ def _data(bundle: Bundle, path: Path) -> Dataset:
 
 
 def _made(bundle: Bundle, original: Variant, rows: NDArray[Any], order: Order) -> Int8Model:
-    edge = original.edge
+    edge, where = original.edge, f"{bundle.path}/{original.edge.file}"
+    takes = model_spec(
+        original.data, format=edge.format, output=edge.output_name, where=where
+    ).inputs[0]
     delicate = edge.head == "evidential" or edge.output == "probabilities"
     return to_int8(
         original.data,
-        preparer(bundle.input)(rows),
+        preparer(bundle.input, takes)(rows),
         format=edge.format,
         recipe=Recipe(
             order.calibrator, delicate if order.float_output is None else order.float_output
         ),
-        where=f"{bundle.path}/{edge.file}",
+        where=where,
         output=edge.output_name,
     )
 

@@ -1,0 +1,1 @@
+"""From what a source captures to the sample that a model was taught on."""
