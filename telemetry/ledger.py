@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -21,7 +21,7 @@ from .histogram import Histogram
 
 ROUTES = ("dropped", "reused", "accepted", "escalated", "failed", "overrun")
 ENDS = ("answered", "expired", "evicted", "dead", "refused", "lost")
-STAGES = ("filter", "infer", "uncertainty", "uplink")
+STAGES = ("preprocess", "filter", "infer", "uncertainty", "uplink")
 ANSWERS = ("edge", "cloud", "fused", "degraded")
 FINALS = (*ANSWERS, "dropped", "failed")
 QUANTILES = (0.5, 0.9, 0.99)
@@ -62,12 +62,27 @@ class Work(NamedTuple):
     routes: Mapping[str, Done]
 
 
+class SourceState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a live source is: there, away (and why), or at its end.
+
+    ``opened`` counts how often it was opened, ``lost`` how often it went away or could not be
+    opened; ``since_s`` is for how long it has been as it is.
+    """
+
+    state: Literal["away", "open", "ended"]
+    since_s: float
+    opened: int
+    lost: int
+    why: str | None = None
+
+
 class StreamReport(Struct, frozen=True, kw_only=True):
     """A stream's ledger as it is reported.
 
     ``latency_ms`` is by stage, and from capture to the first and to the final outcome of all
     samples that got an answer; ``first_ms`` is to the first outcome by route, ``final_ms`` to
-    the final one by whose answer it is (FINALS). ``energy`` is None where no sensor is read.
+    the final one by whose answer it is (FINALS). ``energy`` is None where no sensor is read,
+    ``source`` where it is a data set.
     """
 
     stream: str
@@ -82,17 +97,20 @@ class StreamReport(Struct, frozen=True, kw_only=True):
     final_ms: dict[str, Latency]
     model: str | None = None
     energy: StreamEnergy | None = None
+    source: SourceState | None = None
 
 
 class Stages:
     """A latency histogram per stage.
 
-    ``filter``, ``infer``, ``uncertainty`` (score and policy), ``uplink`` (offer to answer).
+    ``preprocess`` (capture to sample), ``filter``, ``infer``, ``uncertainty`` (score and
+    policy), ``uplink`` (offer to answer).
     """
 
     __slots__ = STAGES
 
     def __init__(self) -> None:
+        self.preprocess = Histogram()
         self.filter = Histogram()
         self.infer = Histogram()
         self.uncertainty = Histogram()
@@ -154,6 +172,7 @@ class Ledger:
         *,
         model: str | None = None,
         energy: StreamEnergy | None = None,
+        source: SourceState | None = None,
         buckets: bool = False,
     ) -> StreamReport:
         """Return everything counted so far; with ``buckets`` also `Latency.below`."""
@@ -179,6 +198,7 @@ class Ledger:
             final_ms=told({name: one for name, one in self.final.items() if one.count}),
             model=model,
             energy=energy,
+            source=source,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..models.errors import ConfigError
@@ -11,8 +12,8 @@ from ..models.errors import ConfigError
 _BLOCK = 1 << 16
 
 
-def open_lines(path: Path, *, begin: bytes, what: str) -> int:
-    """Open a file whose first line begins with ``begin``, or a new one, of mode 0600.
+def open_lines(path: Path, *, begins: Sequence[bytes], what: str) -> int:
+    """Open a file whose first line begins with one of ``begins``, or a new one, of mode 0600.
 
     Returns a descriptor that appends. ``what`` are the lines, in the plural, for the error.
 
@@ -24,13 +25,20 @@ def open_lines(path: Path, *, begin: bytes, what: str) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", where=str(path)) from error
-    found = os.pread(fd, len(begin), 0) if stat.S_ISREG(os.fstat(fd).st_mode) else None
-    if found is None or not begin.startswith(found):
+    if not stat.S_ISREG(os.fstat(fd).st_mode) or not begins_so(os.pread(fd, 64, 0), begins):
         os.close(fd)
         raise ConfigError(
             f"is there already, and is no file of {what}", where=str(path), hint="name another"
         )
     return fd
+
+
+def begins_so(head: bytes, begins: Sequence[bytes]) -> bool:
+    """Return whether a file that begins with ``head`` is empty or begins with one of these.
+
+    A file shorter than that, which a crash may leave, begins so as far as it goes.
+    """
+    return any(begin.startswith(head[: len(begin)]) for begin in begins)
 
 
 def recover_tail(fd: int) -> int:

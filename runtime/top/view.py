@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ...telemetry.energy.figures import NOT_RESOLVABLE, EnergyReport, Joules
-from ...telemetry.ledger import ENDS, FINALS, ROUTES, STAGES, Latency, StreamReport
+from ...telemetry.ledger import ENDS, FINALS, ROUTES, STAGES, Latency, SourceState, StreamReport
 from ...telemetry.snapshot import Snapshot
 from ..policy import ALEATORIC, EPISTEMIC, NEITHER, SCORE, SURE
 from . import numbers
@@ -217,6 +217,8 @@ def _spaced(one: StreamReport, name: str, pace: StreamRates, columns: int) -> It
 
 def _short(one: StreamReport, name: str, pace: StreamRates, columns: int) -> Iterator[Line]:
     yield from _opening(one, name, pace, columns)
+    if one.source is not None and one.source.state != "open":
+        yield from flow(list(_source(one.source)), columns, indent=_INDENT, first="  source")
     yield from flow(list(_legend(one)), columns, indent=_INDENT, first="  routes")
     yield from flow(list(_asked(one, pace)), columns, indent=_INDENT, first="  asked")
     latency = [_latency(which, one.latency_ms.get(which)) for which in ("first", "final")]
@@ -235,6 +237,13 @@ def _opening(one: StreamReport, name: str, pace: StreamRates, columns: int) -> I
     right = (Span("  "), *_pair("read", numbers.count(one.read)))
     room = columns - width(left) - width(right)
     yield (*left, *_bar(one.routes, room), *right)
+
+
+def _source(source: SourceState) -> Iterator[Item]:
+    said = f"{source.state} for {numbers.duration(source.since_s)}"
+    yield _words(said, "bad" if source.state == "away" else "dim")
+    if source.why is not None:
+        yield _words(source.why, "warn")
 
 
 def _bar(routes: Mapping[str, int], columns: int) -> Line:

@@ -46,6 +46,16 @@ FINAL = Family(
     "From a sample's capture to its final outcome, by whose it is.",
     (*_STREAM, "whose"),
 )
+SOURCE_OPEN = Family("hedge_source_open", "gauge", "Whether a live source is there.", _STREAM)
+SOURCE_OPENED = Family(
+    "hedge_source_opened_total", "counter", "How often a live source was opened.", _STREAM
+)
+SOURCE_LOST = Family(
+    "hedge_source_lost_total",
+    "counter",
+    "How often a live source went away, or could not be opened.",
+    _STREAM,
+)
 EVENTS = Family("hedge_events_total", "counter", "What the loop has counted.", ("event",))
 
 CONNECTED = Family("hedge_connected", "gauge", "Whether the broker has accepted us.")
@@ -193,6 +203,7 @@ DROPS: Mapping[str, tuple[str, str]] = {
 FAMILIES: tuple[Family, ...] = (
     *(BUILD, SESSION, UPTIME, AT, RESIDENT, CPU),
     *(SAMPLES, ENDS, RESUMED, WAITING, REASONS, STAGE, FIRST, FINAL, EVENTS),
+    *(SOURCE_OPEN, SOURCE_OPENED, SOURCE_LOST),
     *(CONNECTED, DROPPED, *UPLINK.values(), LEFT_BYTES, LEFT_MESSAGES),
     *(ENERGY_INFO, POWER, IDLE_POWER, ENERGY, RAIL_ENERGY, NET_ENERGY, OTHER_ENERGY),
     *(STAGE_ENERGY, ROUTE_ENERGY, ROUTE_BUSY),

@@ -62,6 +62,10 @@ def _stream(page: Exposition, report: StreamReport) -> None:
         _latency(page, of.FINAL, latency, **who, whose=whose)
     if report.energy is not None:
         _stream_energy(page, report.energy, who)
+    if report.source is not None:
+        page.add(of.SOURCE_OPEN, report.source.state == "open", **who)
+        page.add(of.SOURCE_OPENED, report.source.opened, **who)
+        page.add(of.SOURCE_LOST, report.source.lost, **who)
 
 
 def _latency(page: Exposition, family: Family, latency: Latency, **labels: str | None) -> None:
