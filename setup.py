@@ -14,17 +14,26 @@ DEMO = [*ONNX, *BUNDLE, "amqtt>=0.11.3"]
 OIP = ["grpcio>=1.64", "protobuf>=4.25"]
 ZSTD = ["zstandard>=0.23"]
 JPEG = ["pillow>=11"]
+IMAGE = ["pillow>=11", "watchdog>=6"]
+VIDEO = ["av>=15", "pillow>=11"]
+AUDIO = ["av>=14", "soxr>=0.5"]
+SERIAL = ["pyserial>=3.5"]
+TEXT = ["tokenizers>=0.20"]
 QUANTIZE = [*ONNX, *TFLITE, *BUNDLE, "onnx>=1.17", "ai-edge-quantizer>=0.10"]
 NVML = ["nvidia-ml-py>=12.535"]
 OTEL = ["opentelemetry-sdk>=1.36", "opentelemetry-exporter-otlp-proto-http>=1.36"]
 BENCH = [*ONNX, "mlcommons-loadgen>=6"]  # on other machines than x86_64 it is built, by g++
-TRAIN = [*ONNX, *BUNDLE, "onnx>=1.17", "scikit-learn>=1.4", "torch>=2.4"]
+TRAIN = [*ONNX, *BUNDLE, *TEXT, "onnx>=1.17", "scikit-learn>=1.4", "torch>=2.4"]
 DEV = [
     *DEMO,
     *QUANTIZE,
     *OIP,
     *ZSTD,
-    *JPEG,
+    *IMAGE,
+    *VIDEO,
+    *AUDIO,
+    *SERIAL,
+    *TEXT,
     *TRAIN,
     *NVML,
     *OTEL,
@@ -39,6 +48,7 @@ DEV = [
     "prometheus-client>=0.20",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "pyyaml>=6.0",
     "ruff>=0.12",
     "scipy>=1.13",
@@ -86,7 +96,11 @@ setup(
         "quantize": QUANTIZE,
         "tensorrt": ["pycuda>=2024.1", "tensorrt>=10,<11"],
         "oip": OIP,
-        "video": ["av>=14"],
+        "image": IMAGE,
+        "video": VIDEO,
+        "audio": AUDIO,
+        "serial": SERIAL,
+        "text": TEXT,
         "zstd": ZSTD,
         "jpeg": JPEG,
         "train": TRAIN,

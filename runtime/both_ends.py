@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ..models.bundle import Bundle
+from ..models.bundle import contract_of as digest_of
 from ..uplink.asks import Contract
 from ..uplink.link.broker_url import Broker, read_password
 from ..uplink.link.link import KEEPALIVE_S
@@ -13,8 +14,20 @@ from ..uplink.link.mqtt import MqttLink
 from ..uplink.link.tls import TlsFiles
 
 
-def contract_of(bundle: Bundle) -> Contract:
-    """Return what an ask about this bundle and its answer must fit."""
+def contract_of(bundle: Bundle, *, features: bool = False) -> Contract:
+    """Return what an ask about this bundle and its answer must fit.
+
+    With ``features`` it is what the bundle's [split] makes that is sent.
+    """
+    split = bundle.manifest.split
+    if features and split is not None:
+        return Contract(
+            name=bundle.manifest.name,
+            digest=digest_of(bundle.manifest, split),
+            classes=len(bundle.labels),
+            dtype=split.dtype,
+            shape=(split.width,),
+        )
     return Contract(
         name=bundle.manifest.name,
         digest=bundle.contract,

@@ -12,6 +12,7 @@ from . import (
     check_command,
     demo,
     energy_command,
+    init_command,
     outbox_command,
     quantize_command,
     run_command,
@@ -23,7 +24,7 @@ from . import (
 )
 
 _COMMANDS = (
-    *(run_command, check_command, top_command, service_command, worker_command, demo),
+    *(init_command, run_command, check_command, top_command, service_command, worker_command, demo),
     *(outbox_command, energy_command, bundle_command, train_command, quantize_command),
     *(bench_command, boards_command, broker_command),
 )

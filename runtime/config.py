@@ -23,6 +23,18 @@ from ..uplink.link.link import KEEPALIVE_S
 from ..uplink.outbox.shelf import Evict
 from ..uplink.publishers.home_assistant import PREFIX as PREFIX_OF_HOME_ASSISTANT
 from .backends.options import BackendOptions
+from .events.options import EventRule
+from .local_server.endpoint import address_of
+from .privacy import Privacy
+from .sinks.options import AnySink, HttpSink, JsonLinesSink, MqttSinkConfig, SqliteSink
+from .sources.options import (
+    AnySource,
+    AudioSource,
+    SerialSource,
+    SocketSource,
+    StdinSource,
+    VideoSource,
+)
 from .tracing.options import TracesOptions
 
 Rate = Annotated[float, Meta(gt=0, le=1e6)]
@@ -33,6 +45,7 @@ Place = Annotated[str, Meta(pattern=r"^(?:[^\s/@]{1,255}:)?[0-9]{1,5}\Z")]
 Few = Annotated[int, Meta(ge=1, le=65_536)]
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]
 PREFIX = "HEDGE__"
+_SOUND = ("device", "path")
 OUTBOX = "outbox"
 """The outbox's folder, below a device's state directory."""
 
@@ -49,36 +62,19 @@ class Device(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     board: Text | None = None
 
 
-class ReplaySource(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="replay"
-):
-    """Every row of an npz once; without ``rate_hz`` as fast as the loop goes."""
-
-    path: Text
-    rate_hz: Rate | None = None
-
-
-class FolderSource(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="folder"
-):
-    """Every .npy file of a folder once, in the order of their names."""
-
-    path: Text
-    rate_hz: Rate | None = None
-
-
 class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One stream of samples and what is done with them.
 
     ``window`` bounds how many of its asks may wait for an answer: a source that can wait
     is kept waiting beyond it, any other sample gets the edge's answer as a degraded final.
     ``codec`` is how samples travel to the worker; `uplink.codecs.LOSS` says what each loses.
-    ``backend`` is how its models run here.
+    ``backend`` is how its models run here, ``privacy`` what of a sample may leave the device,
+    ``event`` what its outcomes mean together.
     """
 
     name: Name
     bundle: Text
-    source: ReplaySource | FolderSource
+    source: AnySource
     pin: Sha256 | None = None
     variant: Name | None = None
     filter: bool = True
@@ -88,6 +84,8 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window: Few = 256
     codec: Codec = "raw"
     backend: BackendOptions = BackendOptions()
+    privacy: Privacy = Privacy()
+    event: tuple[EventRule, ...] = ()
 
 
 class UplinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,38 +153,6 @@ class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     traces: TracesOptions | None = None
 
 
-class JsonLinesSink(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="jsonl"
-):
-    """Outcomes as JSON lines, appended to a file."""
-
-    path: Text
-
-
-class TerminalSink(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="terminal"
-):
-    """Outcomes on standard output."""
-
-
-class MqttSinkConfig(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="mqtt"
-):
-    """Outcomes on the device's own topics: "finals", or "all"; needs [uplink].
-
-    ``keep`` says where finals wait for the broker's acknowledgement: what is on "disk"
-    survives a kill and a power cut. ``max_rate_hz`` bounds how often each stream publishes;
-    finals of escalated samples are never left out.
-    """
-
-    which: Literal["finals", "all"] = "finals"
-    qos: Literal[0, 1] = 1
-    max_rate_hz: Rate | None = None
-    keep: Literal["disk", "memory"] = "disk"
-    keep_count: Count = 10_000
-    keep_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 40)] = 16 << 20
-
-
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A device's whole configuration; complete once it is parsed."""
 
@@ -194,7 +160,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stream: Annotated[tuple[Stream, ...], Meta(min_length=1)]
     uplink: UplinkConfig | None = None
     telemetry: Telemetry = Telemetry()
-    sink: tuple[JsonLinesSink | TerminalSink | MqttSinkConfig, ...] = ()
+    sink: tuple[AnySink, ...] = ()
 
 
 def load_config(path: Path, *, environ: Mapping[str, str]) -> Config:
@@ -217,6 +183,7 @@ def load_config(path: Path, *, environ: Mapping[str, str]) -> Config:
             _overlay(document, name, environ[name])
     config = to_record(document, Config, where=str(path), error=ConfigError)
     _check_names(config, where=str(path))
+    _check_sources(config, where=str(path))
     _check_outputs(config, where=str(path))
     _check_links(config, where=str(path))
     return config
@@ -260,23 +227,70 @@ def _check_names(config: Config, *, where: str) -> None:
             raise ConfigError(f"a second stream {name!r}", where=f"{where}: $.stream[{place}].name")
 
 
+def _check_sources(config: Config, *, where: str) -> None:
+    """Check that each source is one thing, and that no two streams read the same input."""
+    taken: dict[str, str] = {}
+    for stream in config.stream:
+        at, source = f"{where}: stream {stream.name}: source", stream.source
+        match source:
+            case VideoSource(url=one, pipeline=other) | AudioSource(device=one, path=other):
+                keys = ("url", "pipeline") if isinstance(source, VideoSource) else _SOUND
+                if (one is None) == (other is None):
+                    raise ConfigError(f"needs one of {keys[0]} and {keys[1]}", where=at)
+            case StdinSource():
+                _take(taken, "standard input", stream.name, where=at)
+            case SocketSource(path=path) | SerialSource(port=path):
+                _take(taken, os.path.normpath(path), stream.name, where=at)
+            case _:
+                pass
+
+
+def _take(taken: dict[str, str], what: str, name: str, *, where: str) -> None:
+    other = taken.setdefault(what, name)
+    if other != name:
+        raise ConfigError(f"{what} is read by stream {other} already", where=where)
+
+
 def _check_outputs(config: Config, *, where: str) -> None:
     """Check that no two parts of the device write to one file."""
     telemetry, log = config.telemetry, config.telemetry.log
     files = {
-        f"sink[{at}].path": sink.path
+        f"sink[{at}].path{ending and f' ({ending})'}": f"{sink.path}{ending}"
         for at, sink in enumerate(config.sink)
-        if isinstance(sink, JsonLinesSink)
+        if isinstance(sink, JsonLinesSink | SqliteSink)
+        for ending in _endings(sink)
     }
     files |= {} if telemetry.report is None else {"telemetry.report": telemetry.report}
     if log is not None:
         files["telemetry.log.path"] = log.path
         files |= {f"telemetry.log.path (.{n})": f"{log.path}.{n}" for n in range(1, log.keep + 1)}
+    places = {
+        f"sink[{at}].listen": sink.listen
+        for at, sink in enumerate(config.sink)
+        if isinstance(sink, HttpSink)
+    }
+    places |= {} if telemetry.prometheus is None else {"telemetry.prometheus": telemetry.prometheus}
     seen: dict[str, str] = {}
+    for key, place in places.items():
+        host, port = address_of(place)
+        other = seen.setdefault(f"{host}:{port}", key)
+        if other != key:
+            raise ConfigError(f"is the address of {other}, too", where=f"{where}: $.{key}")
     for key, path in files.items():
         other = seen.setdefault(os.path.normpath(path), key)
         if other != key:
             raise ConfigError(f"is the file of {other}, too", where=f"{where}: $.{key}")
+
+
+def _endings(sink: JsonLinesSink | SqliteSink) -> list[str]:
+    """Return what is put behind a sink's path to name the files that it makes."""
+    match sink:
+        case SqliteSink():
+            return [f"{k}{part}" for k in ("", ".damaged") for part in ("", "-wal", "-shm")]
+        case JsonLinesSink(max_bytes=None, max_age_s=None, keep_days=None):
+            return [""]
+        case JsonLinesSink(keep=keep):
+            return ["", *(f".{number}" for number in range(1, keep + 1))]
 
 
 def _check_links(config: Config, *, where: str) -> None:

@@ -15,6 +15,7 @@ from ..telemetry.clock import boottime_ns
 from ..telemetry.power.opening import open_reader
 from .config import Config
 from .cost import Cost
+from .events.events import Events
 from .feed import Feed
 from .loop import Loop
 from .notes import Notes
@@ -72,13 +73,13 @@ def _serve(
     reread: Callable[[], Config] | None,
     stack: contextlib.ExitStack,
 ) -> RunReport:
-    def local_sinks(config: Config) -> LocalSinks:
-        return open_sinks(config, streams.labels, base=base)
+    def local_sinks(config: Config, before: LocalSinks | None = None) -> LocalSinks:
+        return open_sinks(config, streams.labels, base=base, before=before)
 
     notifier, bell, state = Notifier(), threading.Event(), base / config.device.state_dir
     stack.callback(notifier.close)
     board = _board(config, base=base)
-    streams = Streams(board, state=state, base=base, systemd=notifier.send)
+    streams = Streams(board, state=state, base=base, systemd=notifier.send, bell=bell)
     stack.callback(streams.close)
     streams.serve(streams.open_all(config))
     sinks = local_sinks(config)
@@ -90,13 +91,15 @@ def _serve(
     stack.callback(reader.close)
     session = next_session(state)
     out = way_out(config, streams, base=base, session=session, bell=bell)
+    events = Events(state=state, session=session)
+    events.serve(streams.watched(), [*sinks.sinks, *out.sinks])
     notes = Notes(out.uplink.note)
     streams.tell(notes.say)
     feeds: list[Feed] = [notifier, streams]
     loop = Loop(
         streams.lanes(),
         ids=(f"{session}-{number}" for number in itertools.count()),
-        sinks=[*sinks.sinks, *out.sinks],
+        sinks=[*sinks.sinks, *out.sinks, events],
         uplink=out.uplink,
         bell=bell,
         clock=boottime_ns,
@@ -110,6 +113,7 @@ def _serve(
         sinks=sinks,
         open_sinks=local_sinks,
         kept=out.sinks,
+        events=events,
         loop=loop,
         uplink=out.uplink,
         notes=notes,
@@ -135,11 +139,16 @@ def _serve(
         uplink=out.uplink,
         notes=notes,
         cost=cost,
-        counters=[tracer.counters, *([] if log is None else [log.counters])],
+        counters=[
+            tracer.counters,
+            events.counters,
+            reload.counters,
+            *([] if log is None else [log.counters]),
+        ],
         clock=boottime_ns,
     )
     snapshots = Snapshots(lambda: figures.snapshot(buckets=True), bell=bell)
-    feeds += [reload, cost, snapshots]
+    feeds += [reload, cost, snapshots, events]
     feeds += periodic(config.telemetry, figures, topic=out.telemetry, log=log)
     serve_locally(config.telemetry, snapshots, state=state, stack=stack)
     stack.enter_context(
@@ -152,6 +161,7 @@ def _serve(
     notifier.send("READY=1\nSTATUS=serving")
     loop.run()
     notifier.send("STOPPING=1")
+    events.close()  # what is open ends with us, and the sinks are to hear of it
     tracer.close()  # what it still has to tell counts
     return figures.report()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from ..models.bundle import Bundle
+from ..models.errors import BundleError
 from ..models.manifest import Edge, Filter
 from ..models.model import Model
 from ..models.prepare import Prepare, fed_dtype, preparer
@@ -18,6 +19,7 @@ from .backends import open_part
 from .backends.options import BackendOptions
 from .backends.tensorrt.engine_build import BuildProgress, EngineBuild
 from .backends.warm_up import warm_up
+from .privacy import Features
 from .probe.probe import Fed
 from .probe.verdicts import VERDICTS, ensure_opens
 
@@ -81,6 +83,25 @@ class DeviceModels:
             self._stack.callback(model.close)
         warm_up(model)
         return model, preparer(bundle.input, model.spec.inputs[0])
+
+    def features(self, bundle: Bundle, options: BackendOptions) -> Features:
+        """Return what makes features of samples, by the device's half of the bundle's [split].
+
+        Raises:
+            HedgeError: as `open` does.
+        """
+        split = bundle.manifest.split
+        if split is None:
+            raise BundleError("has no [split]", where=str(bundle.path))
+        half = Edge(
+            name="split",
+            file=split.file,
+            format=split.format,
+            head="none",
+            output_name=split.output_name,
+        )
+        model, prepare = self.open(bundle, half, options)
+        return Features(model, prepare, dtype=split.dtype)
 
     def tell(self, note: Callable[[str | None], None]) -> None:
         """Let ``note`` know how the builds go; None: all are over."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.errors import DataError
+from ..models.inputs.preprocess import Preprocess
 from ..models.manifest import Input
 from ..models.model import Model
 from ..models.opinion import Assessor
@@ -20,7 +21,8 @@ from ..telemetry.clock import Clock
 from ..telemetry.ledger import Ledger
 from .filters.skip import Keep
 from .policy import Policy
-from .sources.source import Source
+from .privacy import Share, Whole
+from .sources.source import Captured, Source
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +49,8 @@ class Waiting:
 class Lane:
     """One stream: its source, filters, model and policy, its ledger, and what it waits for.
 
-    ``title`` names its model for people.
+    ``title`` names its model for people. ``preprocess`` makes samples of what the source
+    captures (None: it gives samples), ``share`` what the far end may see of them.
     """
 
     name: str
@@ -65,8 +68,12 @@ class Lane:
     mode: Literal["async", "wait"] = "async"
     on_unavailable: Literal["edge", "abstain"] = "edge"
     window: int = 256
+    preprocess: Preprocess | None = None
+    share: Share = field(default_factory=Whole)
     waiting: dict[str, Waiting] = field(default_factory=dict)
     timed_ns: tuple[int, int, int, int] = field(default=(0, 0, 0, 0), init=False)
+    _preprocess_ns: int = field(default=0, init=False)
+    _overrun: int = field(default=0, init=False)
     _shape: tuple[int, ...] = field(init=False)
     _dtype: np.dtype[Any] = field(init=False)
 
@@ -87,6 +94,29 @@ class Lane:
             return True
         return self.source.patient and len(self.waiting) >= self.window
 
+    def sample_of(self, captured: Captured) -> NDArray[Any]:
+        """Return the sample that was captured; first count what gave way to it.
+
+        Raises:
+            DataError: no sample can be made of it.
+        """
+        if self.source.overrun != self._overrun:
+            self.count_overrun()
+        if self.preprocess is None:
+            return captured.data
+        begun_ns = self.clock()
+        data = self.preprocess(captured.data, captured.meta or {})
+        self._preprocess_ns = self.clock() - begun_ns
+        self.ledger.stages.preprocess.record(self._preprocess_ns)
+        return data
+
+    def count_overrun(self) -> None:
+        """Book in the ledger what the source has dropped since the last time."""
+        overrun = self.source.overrun
+        self.ledger.read += overrun - self._overrun
+        self.ledger.routes["overrun"] += overrun - self._overrun
+        self._overrun = overrun
+
     def judge(self, data: NDArray[Any]) -> tuple[Opinion, Decision] | None:
         """Filter, infer, assess and decide one sample; None where a filter drops it.
 
@@ -104,7 +134,7 @@ class Lane:
             filtered_ns = clock()
             stages.filter.record(filtered_ns - begun_ns)
             if not kept:
-                ledger.busy_ns["dropped"] += filtered_ns - begun_ns
+                ledger.busy_ns["dropped"] += filtered_ns - begun_ns + self._preprocess_ns
                 return None
         outputs = self.model.infer(self.prepare(batch))[0]
         inferred_ns = clock()
@@ -116,7 +146,7 @@ class Lane:
         stages.infer.record(inferred_ns - filtered_ns)
         stages.uncertainty.record(decided_ns - inferred_ns)
         route = "accepted" if decision.action == "accept" else "escalated"
-        ledger.busy_ns[route] += decided_ns - begun_ns
+        ledger.busy_ns[route] += decided_ns - begun_ns + self._preprocess_ns
         return opinion, decision
 
     def _conform(self, data: NDArray[Any]) -> NDArray[Any]:

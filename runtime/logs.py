@@ -41,6 +41,14 @@ def configure_logging(
     )
 
 
+def rarely(times: int) -> int:
+    """Return the level to log what happens for the n-th time: a warning at 1, 2, 4, 8 and so on.
+
+    So a source or a sink that has gone bad does not fill the log.
+    """
+    return logging.DEBUG if times & (times - 1) else logging.WARNING
+
+
 def complain(line: str, *, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
     """Print the line with which a command ends in error; in the journal as an error."""
     stream = sys.stderr if stream is None else stream

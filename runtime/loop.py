@@ -12,8 +12,10 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..models.errors import HedgeError
 from ..models.fusion import fuse
@@ -22,22 +24,15 @@ from ..telemetry.clock import Clock
 from ..uplink.asks import Answer, Ask, Owed, Uplink
 from .feed import Feed
 from .lane import Lane, Waiting
+from .logs import rarely
 from .scheduler import RoundRobin
-from .sinks.sink import Sink
+from .sinks.sink import Emitter
 from .tracing.tracer import NullTracer, Tracer
 
 _log = logging.getLogger(__name__)
 _LONGEST_S = 3600.0  # a wait that some platforms refuse begins at months
 _NOTHING = np.empty(0, np.uint8)
 _NOTHING.setflags(write=False)
-
-
-def rarely(times: int) -> int:
-    """Return the level to log what happens for the n-th time: a warning at 1, 2, 4, 8 and so on.
-
-    So a source or a sink that has gone bad does not fill the log.
-    """
-    return logging.DEBUG if times & (times - 1) else logging.WARNING
 
 
 class Loop:
@@ -48,7 +43,7 @@ class Loop:
         lanes: Sequence[Lane],
         *,
         ids: Iterator[str],
-        sinks: Sequence[Sink],
+        sinks: Sequence[Emitter],
         uplink: Uplink,
         bell: threading.Event,
         clock: Clock,
@@ -73,7 +68,7 @@ class Loop:
         self._stopping = True
         self._bell.set()
 
-    def use(self, sinks: Sequence[Sink]) -> None:
+    def use(self, sinks: Sequence[Emitter]) -> None:
         """Hand outcomes to these sinks from now on; in the loop's thread, from a feed."""
         self._emits = tuple(sink.emit for sink in sinks)
 
@@ -86,6 +81,7 @@ class Loop:
             if not any(lane is one for one in lanes):
                 for waiting in list(lane.waiting.values()):
                     self._degrade(lane, waiting, end="expired", reason="reloaded")
+                lane.count_overrun()
         self._lanes = lanes
         self._scheduler = RoundRobin(lanes)
 
@@ -124,10 +120,10 @@ class Loop:
         while not self._stopping:
             self._uplink.check()
             now_ns = self._clock()
-            due_ns = [feed.feed(now_ns) for feed in self._feeds]
             for answer in self._uplink.answers():
                 self._settle(answer)
             self._expire(now_ns)
+            due_ns = [feed.feed(now_ns) for feed in self._feeds]  # of what has come till now
             lane = self._scheduler.next(now_ns)
             if lane is not None:
                 self._serve(lane, now_ns)
@@ -136,6 +132,9 @@ class Loop:
             else:
                 self._wait(due_ns)
         self._expire(None)
+        for lane in self._lanes:
+            lane.source.close()
+            lane.count_overrun()
 
     def _serve(self, lane: Lane, now_ns: int) -> None:
         sample: Sample | None = None
@@ -143,9 +142,8 @@ class Loop:
             captured = lane.source.poll(now_ns)
             if captured is None:
                 return
-            sample = Sample(
-                lane.name, next(self._ids), captured.taken_at_ns, captured.data, captured.meta
-            )
+            data = lane.sample_of(captured)
+            sample = Sample(lane.name, next(self._ids), captured.taken_at_ns, data, captured.meta)
             judged = lane.judge(sample.data)
         except HedgeError as error:
             self._fail(lane, sample, now_ns, error, reason=type(error).__name__)
@@ -181,7 +179,7 @@ class Loop:
             self._escalate(lane, sample, opinion, decision)
 
     def _escalate(self, lane: Lane, sample: Sample, opinion: Opinion, decision: Decision) -> None:
-        now_ns = self._clock()
+        body, now_ns = self._shared(lane, sample), self._clock()
         waiting = Waiting(
             sample,
             opinion,
@@ -192,21 +190,34 @@ class Loop:
             decision.reason,
             lane.timed_ns,
         )
+        lane.waiting[sample.id] = waiting
+        lane.ledger.waiting += 1
+        if body is None:
+            self._degrade(lane, waiting, end="refused", reason="not_shared")
+            return
         ask = Ask(
             id=sample.id,
             stream=lane.name,
             kind="decide",
-            entry="input",
-            body=sample.data,
+            entry=lane.share.entry,
+            body=body,
             opinion=opinion,
             asked_at_ns=now_ns,
             deadline_ns=waiting.deadline_ns,
             traceparent=waiting.traceparent,
         )
-        lane.waiting[sample.id] = waiting
-        lane.ledger.waiting += 1
         if len(lane.waiting) > lane.window or not self._uplink.offer(ask):
             self._degrade(lane, waiting, end="refused", reason="not_stored")
+
+    def _shared(self, lane: Lane, sample: Sample) -> NDArray[Any] | None:
+        """Return all of the sample that leaves the device; None: nothing does."""
+        try:
+            return lane.share(sample.data)
+        except Exception as error:  # noqa: BLE001 -- what is not sure to be allowed stays here
+            self.counts["share_errors"] += 1
+            times = self.counts["share_errors"]
+            _log.log(rarely(times), "%s: %s: a sample was not shared", lane.name, error)
+            return None
 
     def _settle(self, answer: Answer) -> None:
         """Finish the sample that an answer is for; one that nobody waits for is late."""
@@ -327,6 +338,7 @@ class Loop:
             latency_ns,
             None,
             reason,
+            sample.taken_at_ns,
         )
         for emit in self._emits:
             try:

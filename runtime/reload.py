@@ -11,19 +11,22 @@ ledger and the samples that wait for an answer.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import NamedTuple
 
 from ..models.errors import ConfigError, HedgeError
 from ..uplink.asks import Uplink
-from .both_ends import contract_of
-from .config import Config, MqttSinkConfig
+from .config import Config
+from .events.events import Events
 from .loop import Loop
 from .notes import Notes
 from .sinks.local import LocalSinks
+from .sinks.options import MqttSinkConfig
 from .sinks.sink import Sink
 from .streams import Served, Streams, close_all
 
@@ -54,8 +57,9 @@ class Reload:
         *,
         streams: Streams,
         sinks: LocalSinks,
-        open_sinks: Callable[[Config], LocalSinks],
+        open_sinks: Callable[[Config, LocalSinks], LocalSinks],
         kept: Sequence[Sink],
+        events: Events,
         loop: Loop,
         uplink: Uplink,
         notes: Notes,
@@ -68,6 +72,7 @@ class Reload:
         self._sinks = sinks
         self._open_sinks = open_sinks
         self._kept = kept
+        self._events = events
         self._loop = loop
         self._uplink = uplink
         self._notes = notes
@@ -76,10 +81,13 @@ class Reload:
         self._asked = False
         self._busy = False
         self._found: Change | HedgeError | None = None
-        self._go = threading.Semaphore(0)
-        self._closing = False
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         # it lives as long as we: children that it starts end with it (see `children`)
         self._thread = threading.Thread(target=self._work, name="hedge-reload", daemon=True)
+
+    def counters(self) -> dict[str, int]:
+        """Return what the local sinks have counted."""
+        return self._sinks.counters()
 
     def ask(self) -> None:
         """Ask for it, from any thread."""
@@ -93,7 +101,7 @@ class Reload:
             self._systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             if self._thread.ident is None:
                 self._thread.start()
-            self._go.release()
+            self._tasks.put(self._prepare)
         found, self._found = self._found, None
         if found is not None:
             self._busy = False
@@ -104,9 +112,8 @@ class Reload:
 
     def close(self) -> None:
         """Drop what is under way: the loop has ended."""
-        self._closing = True
         if self._thread.ident is not None:
-            self._go.release()
+            self._tasks.put(None)
             self._thread.join(_GOODBYE_S)  # a model may take minutes to open
         if isinstance(self._found, Change):
             close_all(self._streams.new_among(self._found.served))
@@ -114,9 +121,12 @@ class Reload:
         self._sinks.close()
 
     def _work(self) -> None:
-        while self._go.acquire() and not self._closing:
-            self._found = self._prepared()
-            self._bell.set()
+        while (task := self._tasks.get()) is not None:
+            task()
+
+    def _prepare(self) -> None:
+        self._found = self._prepared()
+        self._bell.set()
 
     def _prepared(self) -> Change | HedgeError:
         try:
@@ -131,7 +141,7 @@ class Reload:
         _check_kept(self._config, config)
         served = self._streams.open_all(config)
         try:
-            return Change(config, served, self._open_sinks(config))
+            return Change(config, served, self._open_sinks(config, self._sinks))
         except BaseException:
             close_all(self._streams.new_among(served))
             raise
@@ -144,13 +154,15 @@ class Reload:
                 one.lane.waiting, before.lane.waiting = before.lane.waiting, {}
         self._loop.replace([one.lane for one in new.values()])  # to the old sinks and labels
         self._streams.serve(new)
-        self._loop.use([*change.sinks.sinks, *self._kept])
+        sinks = [*change.sinks.sinks, *self._kept]
+        self._loop.use([*sinks, self._events])
+        self._events.serve(self._streams.watched(), sinks)
         self._uplink.adopt(
-            {name: contract_of(one.bundle) for name, one in new.items()},
+            self._streams.contracts(),
             codecs={stream.name: stream.codec for stream in change.config.stream},
         )
         close_all(one for name, one in old.items() if new.get(name) is not one)
-        self._sinks.close()
+        self._tasks.put(functools.partial(change.sinks.succeed, self._sinks))
         self._sinks, self._config = change.sinks, change.config
         self._loop.counts["reloads"] += 1
         _log.warning("the configuration is taken up anew")
@@ -188,4 +200,4 @@ def _over_mqtt(config: Config) -> list[MqttSinkConfig]:
 
 def _agree(one: Served, other: Served) -> bool:
     """Return whether an answer for the one is an answer for the other."""
-    return contract_of(one.bundle) == contract_of(other.bundle)
+    return one.contract == other.contract

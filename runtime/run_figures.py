@@ -102,6 +102,7 @@ class RunFigures:
             ledger.report(
                 model=served[name].lane.title if name in served else None,
                 energy=self._cost.stream(name),
+                source=served[name].lane.source.state() if name in served else None,
                 buckets=buckets,
             )
             for name, ledger in self._streams.ledgers.items()

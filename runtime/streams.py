@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,22 +11,27 @@ from pathlib import Path
 
 from ..models.bundle import Bundle, load_bundle
 from ..models.choice import chosen
-from ..models.dataset import load_dataset
 from ..models.errors import BundleError, ConfigError
-from ..models.manifest import Edge, Input
+from ..models.inputs.preprocess import preprocessor
+from ..models.manifest import Edge
 from ..models.opinion import Assessor
 from ..telemetry.boards.detect import Detected
 from ..telemetry.clock import boottime_ns
 from ..telemetry.ledger import Ledger
-from .config import Config, FolderSource, ReplaySource, Stream
+from ..uplink.asks import Contract
+from .both_ends import contract_of
+from .config import Config, Stream
 from .device_models import DeviceModels
+from .events.checks import check_rules
+from .events.clips import clip_needs
+from .events.events import Watched
 from .filters.skip import SkipFilter
 from .lane import Lane
 from .policy import Policy
+from .privacy import sharing
 from .shipped import bundle_path
-from .sources.folder import Folder
-from .sources.replay import Replay
-from .sources.source import Source
+from .sources.opening import Surroundings, open_source
+from .sources.options import LiveOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,11 @@ class Served:
     models: DeviceModels
     stack: contextlib.ExitStack
 
+    @property
+    def contract(self) -> Contract:
+        """What an ask of this stream and its answer must fit."""
+        return contract_of(self.bundle, features=self.lane.share.entry == "features")
+
     def is_for(self, stream: Stream, bundle: Bundle) -> bool:
         """Return whether it is just what ``stream`` would be with ``bundle``."""
         return self.stream == stream and self.bundle.digest == bundle.digest
@@ -48,16 +59,24 @@ class Streams:
 
     ``ledgers`` holds the ledger of every stream that ever was: one that comes again goes on
     in its own. ``labels`` is what the sinks call the classes. ``systemd`` hears of what is
-    opened (sd_notify(3)); relative paths begin at ``base``. A `Feed`, for engines are built.
+    opened (sd_notify(3)); live sources ring the ``bell``; relative paths begin at ``base``. A
+    `Feed`, for engines are built.
     """
 
     def __init__(
-        self, board: Detected, *, state: Path, base: Path, systemd: Callable[[str], None]
+        self,
+        board: Detected,
+        *,
+        state: Path,
+        base: Path,
+        systemd: Callable[[str], None],
+        bell: threading.Event,
     ) -> None:
         self._board = board
         self._state = state
         self._base = base
         self._systemd = systemd
+        self._bell = bell
         self._note: Callable[[str | None], None] | None = None
         self.served: dict[str, Served] = {}
         self.ledgers: dict[str, Ledger] = {}
@@ -89,6 +108,17 @@ class Streams:
         self.labels.clear()  # the sinks hold it
         self.labels.update({name: one.bundle.labels for name, one in served.items()})
 
+    def watched(self) -> dict[str, Watched]:
+        """Return what events are looked for in, and where their clips come from."""
+        return {
+            name: Watched(one.stream.event, one.bundle.labels, one.lane.source)
+            for name, one in self.served.items()
+        }
+
+    def contracts(self) -> dict[str, Contract]:
+        """Return what each stream asks by: for its samples, or for their features."""
+        return {name: one.contract for name, one in self.served.items()}
+
     def close(self) -> None:
         """Close what is served; closing twice is harmless."""
         close_all(self.served.values())
@@ -102,13 +132,14 @@ class Streams:
             HedgeError: a source, a bundle or a model cannot be opened here.
         """
         bundles = self._bundles(config)
+        around = Surroundings(base=self._base, device=config.device.name, uplink=config.uplink)
         found: dict[str, Served] = {}
         with contextlib.ExitStack() as undo:
             undo.callback(lambda: close_all(self.new_among(found)))
             for stream in config.stream:
                 old, bundle = self.served.get(stream.name), bundles[stream.name]
                 same = old is not None and old.is_for(stream, bundle)
-                found[stream.name] = old if same and old else self._open(stream, bundle)
+                found[stream.name] = old if same and old else self._open(stream, bundle, around)
             undo.pop_all()
         return found
 
@@ -128,7 +159,7 @@ class Streams:
             for stream in config.stream
         }
 
-    def _open(self, stream: Stream, bundle: Bundle) -> Served:
+    def _open(self, stream: Stream, bundle: Bundle, around: Surroundings) -> Served:
         """Open one stream; nothing stays open if that fails."""
         with contextlib.ExitStack() as stack:
             models = DeviceModels(
@@ -140,7 +171,7 @@ class Streams:
             )
             if self._note is not None:
                 models.tell(self._note)
-            lane = self._lane(stream, bundle, models=models, stack=stack)
+            lane = self._lane(stream, bundle, around=around, models=models, stack=stack)
             return Served(
                 stream=stream, bundle=bundle, lane=lane, models=models, stack=stack.pop_all()
             )
@@ -150,6 +181,7 @@ class Streams:
         stream: Stream,
         bundle: Bundle,
         *,
+        around: Surroundings,
         models: DeviceModels,
         stack: contextlib.ExitStack,
     ) -> Lane:
@@ -159,13 +191,31 @@ class Streams:
             raise BundleError(
                 "has no [calibration], so nothing says when to ask", where=stream.bundle
             )
-        source = _source(stream, manifest.input, base=self._base)
-        stack.callback(source.close)
+        here = f"stream {stream.name}"
+        check_rules(stream.event, manifest.labels, here, source=stream.source)
+        preprocess = None
+        if isinstance(stream.source, LiveOptions):
+            preprocess = preprocessor(manifest.input, read=bundle.read, where=stream.bundle)
         filters = []
         for one in manifest.filter if stream.filter else ():
             model, prepare = models.open(bundle, one, stream.backend)
             filters.append(SkipFilter(model, threshold=one.threshold, prepare=prepare))
         model, prepare = models.open(bundle, edge, stream.backend)
+        share = sharing(
+            stream.privacy,
+            bundle,
+            where=f"{here}: privacy",
+            features=lambda: models.features(bundle, stream.backend),
+        )
+        source = open_source(  # last: a live one begins to read
+            stream.name,
+            stream.source,
+            manifest.input,
+            around=around,
+            bell=self._bell,
+            keep=clip_needs(stream.event),
+        )
+        stack.callback(source.close)
         return Lane(
             name=stream.name,
             title=f"{manifest.name}/{edge.name}",
@@ -184,6 +234,8 @@ class Streams:
             mode=stream.mode,
             on_unavailable=stream.on_unavailable,
             window=stream.window,
+            preprocess=preprocess,
+            share=share,
         )
 
 
@@ -217,12 +269,3 @@ def variant(stream: Stream, bundle: Bundle, *, board: Detected) -> Edge:
         where=f"stream {stream.name}: variant",
         hint=f"it has {names}",
     )
-
-
-def _source(stream: Stream, spec: Input, *, base: Path) -> Source:
-    match stream.source:
-        case ReplaySource(path=path, rate_hz=rate_hz):
-            data = load_dataset(base / path).fitted(spec, where=str(base / path))
-            return Replay(data.x, rate_hz=rate_hz)
-        case FolderSource(path=path, rate_hz=rate_hz):
-            return Folder(base / path, rate_hz=rate_hz)

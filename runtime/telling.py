@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..models.errors import ConfigError, HedgeError, UplinkError
+from ..models.errors import HedgeError, UplinkError
 from ..telemetry.exporters.telemetry_log import TelemetryLog
 from ..uplink.publishers.telemetry_topic import TelemetryTopic
 from .config import Telemetry
 from .feed import Feed
 from .local_server.device_pages import DevicePages
-from .local_server.server import LocalServer, tcp_listener
+from .local_server.endpoint import Endpoint
+from .local_server.server import LocalServer
 from .local_server.unix_socket import UnixSocket
 from .run_figures import RunFigures
 from .snapshots import Snapshots
@@ -24,9 +24,6 @@ _log = logging.getLogger(__name__)
 
 SOCKET = "hedge.sock"
 """The Unix socket that tells of the run, below a device's state directory."""
-
-_AGAIN_S = 5.0
-_GOODBYE_S = 1.0
 
 
 def serve_locally(
@@ -52,52 +49,7 @@ def serve_locally(
         stack.callback(path.close)
         stack.callback(LocalServer(path.socket, pages).close)
     if telemetry.prometheus is not None:
-        host, _, port = telemetry.prometheus.rpartition(":")
-        endpoint = _Endpoint(host.strip("[]") or "127.0.0.1", int(port), pages)
-        stack.callback(endpoint.close)
-
-
-class _Endpoint:
-    """Serves at an address as soon as it can be had: at boot it may not be there yet."""
-
-    def __init__(self, host: str, port: int, pages: DevicePages) -> None:
-        self._place = (host, port)
-        self._pages = pages
-        self._server: LocalServer | None = None
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._wait, name="hedge-http-wait", daemon=True)
-        if not self._served(logging.WARNING):
-            self._thread.start()
-
-    def close(self) -> None:
-        """Stop; closing twice is harmless."""
-        self._closing.set()
-        if self._thread.ident is not None:
-            self._thread.join(_GOODBYE_S)
-        if self._server is not None:
-            self._server.close()
-
-    def _wait(self) -> None:
-        while not self._closing.wait(_AGAIN_S):
-            if self._served(logging.DEBUG):
-                return
-
-    def _served(self, level: int) -> bool:
-        """Return whether it serves now.
-
-        Raises:
-            ConfigError: the address is none.
-        """
-        try:
-            self._server = LocalServer(tcp_listener(*self._place), self._pages)
-        except ConfigError as error:
-            if not isinstance(error.__cause__, OSError):
-                raise
-            _log.log(level, "no metrics for now: %s", error)
-            return False
-        if level < logging.WARNING:
-            _log.warning("metrics are served at %s:%d now", *self._place)
-        return True
+        stack.callback(Endpoint(telemetry.prometheus, pages, what="metrics").close)
 
 
 def open_log(

@@ -15,11 +15,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "train",
         help="make a bundle by a recipe",
-        description="Train the edge model, the cloud model and the skip filter of a recipe, "
-        "calibrate them, and write the bundle and, beside it, the rows that it has not seen.",
+        description="Train the models of a recipe, calibrate them, and write the bundle and, "
+        "beside it, the rows that it has not seen.",
     )
     parser.add_argument("recipe", choices=sorted(RECIPES))
-    parser.add_argument("--data", type=Path, metavar="NPZ|DIR", help="the data set")
+    parser.add_argument("--data", type=Path, metavar="FILE|DIR", help="the data set")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="BUNDLE", help="a folder, or NAME.hedge"
     )

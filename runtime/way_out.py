@@ -28,10 +28,11 @@ from ..uplink.publishers.spool import Spool
 from ..uplink.publishers.telemetry_topic import TelemetryTopic
 from ..uplink.pump import Pump
 from ..uplink.topics import Device as Address
-from .both_ends import contract_of, link_to
-from .config import OUTBOX, Config, MqttSinkConfig, UplinkConfig
+from .both_ends import link_to
+from .config import OUTBOX, Config, UplinkConfig
 from .credentials import secret_path
 from .sinks.mqtt import MqttSink
+from .sinks.options import MqttSinkConfig
 from .sinks.sink import Sink
 from .streams import Streams
 from .version import installed
@@ -65,10 +66,11 @@ def way_out(
     if uplink is None:
         return WayOut(uplink=Absent())
     bundles = {name: one.bundle for name, one in streams.served.items()}
+    contracts = streams.contracts()
     for stream in config.stream:
-        spec = bundles[stream.name].input
+        sent = contracts[stream.name]
         where = f"stream {stream.name}: codec"
-        codecs.check(stream.codec, dtype=spec.dtype, shape=spec.shape, where=where)
+        codecs.check(stream.codec, dtype=sent.dtype, shape=sent.shape, where=where)
     state = base / config.device.state_dir
     address = Address(config.device.site, config.device.name)
     link = _link(uplink, address, base=base, state=state)
@@ -85,7 +87,7 @@ def way_out(
         link,
         device=address,
         session=session,
-        contracts={name: contract_of(bundle) for name, bundle in bundles.items()},
+        contracts=contracts,
         outbox=_outbox(uplink, folder=state / OUTBOX),
         keep_for_s=uplink.keep_for_s,
         codecs={stream.name: stream.codec for stream in config.stream},
@@ -123,7 +125,7 @@ class _Others(Struct):
             address, spool=spool, wake=link.wake, qos=sink.qos, max_rate_hz=sink.max_rate_hz
         )
         self.publishers.append(publisher)
-        self.sinks.append(MqttSink(publisher, labels=labels, which=sink.which))
+        self.sinks.append(MqttSink(publisher, labels=labels, which=sink.which, events=sink.events))
 
 
 def _labels(bundles: Mapping[str, Bundle]) -> dict[str, tuple[str, ...]]:
@@ -186,10 +188,15 @@ def _outbox(uplink: UplinkConfig, *, folder: Path) -> Outbox:
 def _home_assistant(
     config: Config, uplink: UplinkConfig, address: Address, bundles: Mapping[str, Bundle]
 ) -> HomeAssistant:
-    publishes = any(isinstance(sink, MqttSinkConfig) for sink in config.sink)
+    sinks = [sink for sink in config.sink if isinstance(sink, MqttSinkConfig)]
     return HomeAssistant(
         address,
-        streams=_labels(bundles) if publishes else {},
+        streams=_labels(bundles) if sinks else {},
+        events={
+            stream.name: tuple(rule.name for rule in stream.event)
+            for stream in config.stream
+            if any(sink.events for sink in sinks)
+        },
         version=installed(),
         prefix=uplink.discovery_prefix,
         telemetry=config.telemetry.every_s is not None,

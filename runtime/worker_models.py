@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..models.bundle import Bundle, load_bundle
 from ..models.errors import BundleError, ConfigError
 from ..models.graph import model_spec
-from ..models.manifest import Cloud
+from ..models.manifest import Cloud, Input
 from ..models.model import Model, ModelSpec
 from ..models.opinion import Assessor
 from ..models.prepare import preparer
@@ -73,6 +73,8 @@ def open_responders(
 ) -> list[Responder]:
     """Open what answers for each bundle; ``stack`` closes it.
 
+    A bundle's [split] is answered to beside its cloud model, and in this process.
+
     Raises:
         BundleError: one has no cloud model, or answers to the same asks as another.
         HedgeError: one cannot be read, or its model cannot be opened.
@@ -80,30 +82,52 @@ def open_responders(
     found: dict[str, Responder] = {}
     for name in names:
         bundle = load_bundle(bundle_path(name))
-        if bundle.contract in found:
-            raise BundleError("answers to the same asks as another one", where=str(bundle.path))
         address = servers.addresses.get(name)
-        found[bundle.contract] = (
-            _here(bundle, threads=threads, stack=stack)
-            if address is None
-            else _there(bundle, address, servers=servers, stack=stack)
-        )
+        for one in _of_bundle(bundle, address, servers=servers, threads=threads, stack=stack):
+            if one.contract.digest in found:
+                raise BundleError("answers to the same asks as another one", where=str(bundle.path))
+            found[one.contract.digest] = one
     return list(found.values())
 
 
-def _here(bundle: Bundle, *, threads: int, stack: contextlib.ExitStack) -> Responder:
-    """Open a bundle's cloud model in this process."""
-    cloud, _ = _cloud(bundle)
+def _of_bundle(
+    bundle: Bundle,
+    address: Address | None,
+    *,
+    servers: Servers,
+    threads: int,
+    stack: contextlib.ExitStack,
+) -> Iterator[Responder]:
+    split = bundle.manifest.split
+    if split is None or bundle.manifest.cloud is not None:
+        if address is None:
+            yield _here(bundle, _cloud(bundle), threads=threads, stack=stack)
+        else:
+            yield _there(bundle, address, servers=servers, stack=stack)
+    if split is not None:
+        yield _here(bundle, split.cloud, features=split.features, threads=threads, stack=stack)
+
+
+def _here(
+    bundle: Bundle,
+    cloud: Cloud,
+    *,
+    features: Input | None = None,
+    threads: int,
+    stack: contextlib.ExitStack,
+) -> Responder:
+    """Open a bundle's cloud model in this process, or the half that takes ``features``."""
     model = open_part(bundle, cloud, options=BackendOptions(threads=threads))
     stack.callback(model.close)
-    return _responder(bundle, cloud, model)
+    return _responder(bundle, cloud, model, features=features)
 
 
 def _there(
     bundle: Bundle, address: Address, *, servers: Servers, stack: contextlib.ExitStack
 ) -> Responder:
     """Connect to the server that runs a bundle's cloud model."""
-    cloud, where = _cloud(bundle)
+    cloud = _cloud(bundle)
+    where = f"{bundle.path}/{cloud.file}"
     data = bundle.read(cloud.file)
     found = model_spec(data, format=cloud.format, output=cloud.output_name, where=where)
     output = found.outputs[0]._replace(shape=(None, len(bundle.labels)))
@@ -117,20 +141,26 @@ def _there(
     return Responder(contract=responder.contract, respond=responder.respond, check=model.check)
 
 
-def _cloud(bundle: Bundle) -> tuple[Cloud, str]:
+def _cloud(bundle: Bundle) -> Cloud:
     cloud = bundle.manifest.cloud
     if cloud is None:
         raise BundleError("has no cloud model", where=str(bundle.path))
-    return cloud, f"{bundle.path}/{cloud.file}"
+    return cloud
 
 
-def _responder(bundle: Bundle, cloud: Cloud, model: Model) -> Responder:
+def _responder(
+    bundle: Bundle, cloud: Cloud, model: Model, *, features: Input | None = None
+) -> Responder:
     """Return how the bundle turns the model's outputs into an answer."""
-    prepare = preparer(bundle.input, model.spec.inputs[0])
+    prepare = preparer(features or bundle.input, model.spec.inputs[0])
     assessor = Assessor.of(cloud, classes=len(bundle.labels))
 
     def respond(batch: NDArray[Any]) -> tuple[Probs, Probs | None]:
         opinions = assessor.assess_batch(model.infer(prepare(batch)))
         return opinions.probs, opinions.alpha
 
-    return Responder(contract=contract_of(bundle), respond=respond)
+    return Responder(
+        contract=contract_of(bundle, features=features is not None),
+        respond=respond,
+        entry="input" if features is None else "features",
+    )

@@ -136,6 +136,7 @@ def own_topics(device: Device) -> dict[str, list[str]]:
             f"{root}/ask/cam/parts",
             f"{root}/part/worker-1",
             device.outcome("cam"),
+            device.event("cam"),
             f"{root}/command/reply",
         ],
     }
@@ -188,7 +189,7 @@ def test_workers_and_consumers_have_only_what_they_need(
             worker,
             {PORCH.ask("cam"), f"{PORCH.ask('cam')}/parts", "hedge/1/berlin/porch-7/part/worker-1"},
         ),
-        (consumer, {PORCH.status, PORCH.outcome("cam"), PORCH.telemetry}),
+        (consumer, {PORCH.status, PORCH.outcome("cam"), PORCH.event("cam"), PORCH.telemetry}),
     ):
         subscribed(link, "hedge/#")
         porch = opened(broker.link("berlin/porch-7"))

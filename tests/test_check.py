@@ -128,7 +128,7 @@ def test_a_device_that_could_run_is_found_fit(
     areas = {one.area for one in found.report.findings}
     assert areas == {
         *("config", "bundle", "backend", "board", "sensors", "heat", "memory", "disk", "state"),
-        *("clock", "broker", "source", "sink"),
+        *("clock", "broker", "source", "privacy", "sink"),
     }
     assert [one.subject for one in found.of("backend")] == [
         "stream steps: skip.onnx",
@@ -757,7 +757,7 @@ def test_a_model_that_no_bundle_can_feed_is_told_no_next_step(
     file.write_bytes(linear_onnx(3, dtype="float64"))
     found = check(file)
     assert found.code == 1
-    assert "uint8, int8, int16, float16, float32" in found.said("model", "error")
+    assert "uint8, int8, int16, int32, float16, float32" in found.said("model", "error")
     assert "hedge bundle init" not in found.text
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hedge.models.errors import ConfigError
-from hedge.runtime.config import Config, FolderSource, ReplaySource, load_config
+from hedge.runtime.config import Config, load_config
+from hedge.runtime.sources.options import FolderSource, ReplaySource
 
 _WHOLE = """
 [device]

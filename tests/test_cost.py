@@ -16,7 +16,7 @@ from hedge.runtime.report import RunReport
 from hedge.runtime.shipped import bundle_path
 from hedge.telemetry.boards.detect import detect
 from hedge.telemetry.energy.baseline import Baseline, write_baseline
-from hedge.telemetry.ledger import Ledger
+from hedge.telemetry.ledger import STAGES, Ledger
 from hedge.telemetry.power.null import NullReader
 from hedge.uplink.absent import Absent
 
@@ -93,7 +93,7 @@ def test_above_the_baseline_each_joule_is_shared_out_once_by_stage_and_once_by_r
     assert by_stage == pytest.approx(by_route)
     rest_j = whole.other_j if isinstance(whole.other_j, float) else 0.0
     assert by_route + rest_j == pytest.approx(whole.net_j, abs=whole.net_resolution_j)
-    assert set(stream.energy.stages) == {"filter", "infer", "uncertainty", "uplink"}
+    assert set(stream.energy.stages) == set(STAGES)
     accepted = stream.energy.routes["accepted"]
     assert accepted.count == stream.routes["accepted"] > 50
     assert accepted.each_j == pytest.approx(accepted.joules / accepted.count, rel=0.2)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from hedge.models.errors import BundleError
+from hedge.models.manifest import Input, Split
+from hedge.models.toml import parse_toml, to_record
 from hedge.runtime.commands import parser
 from hedge.runtime.config import Config, UplinkConfig, load_config
 from hedge.uplink.codecs import LOSS
 
 _DOCS = Path(__file__).parents[1] / "docs"
-_PAGES = sorted(_DOCS.glob("*.md"))
+_PAGES = [*sorted(_DOCS.glob("*.md")), _DOCS.with_name("README.md")]
+_MANIFEST = "# manifest.toml"
 _DEVICE = """
 [device]
 name = "d"
@@ -29,8 +34,10 @@ def _blocks(page: Path, language: str) -> list[str]:
     )
 
 
-def _configurations() -> list[tuple[str, str]]:
-    return [(page.name, block) for page in _PAGES for block in _blocks(page, "toml")]
+def _toml(*, of_manifests: bool) -> list[tuple[str, str]]:
+    """Return page and text of each TOML block; those of manifests say so in their first line."""
+    blocks = [(page.name, block) for page in _PAGES for block in _blocks(page, "toml")]
+    return [one for one in blocks if one[1].startswith(_MANIFEST) == of_manifests]
 
 
 def _read(text: str, folder: Path) -> Config:
@@ -39,9 +46,17 @@ def _read(text: str, folder: Path) -> Config:
     return load_config(path, environ={})
 
 
-@pytest.mark.parametrize(("page", "text"), _configurations())
+@pytest.mark.parametrize(("page", "text"), _toml(of_manifests=False))
 def test_every_configuration_of_the_pages_is_accepted(page: str, text: str, tmp_path: Path) -> None:
     assert _read(text, tmp_path).stream, page
+
+
+@pytest.mark.parametrize(("page", "text"), _toml(of_manifests=True))
+def test_every_table_of_a_manifest_in_the_pages_is_accepted(page: str, text: str) -> None:
+    tables = parse_toml(text.encode(), where=page, error=BundleError)
+    for name, table in tables.items():
+        kinds: dict[str, type[msgspec.Struct]] = {"input": Input, "split": Split}
+        to_record(table, kinds[name], where=page, error=BundleError)
 
 
 def test_the_page_about_the_uplink_names_every_key_that_there_is(tmp_path: Path) -> None:
@@ -65,7 +80,7 @@ def test_the_page_states_what_each_codec_loses() -> None:
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
 def test_every_command_of_the_pages_is_one_that_there_is(page: Path) -> None:
     for block in _blocks(page, "sh"):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("hedge "):
                 parser().parse_args(line.partition("#")[0].split()[1:])
 

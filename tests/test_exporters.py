@@ -155,10 +155,11 @@ def test_an_energy_that_cannot_be_told_is_absent_and_a_gauge_says_so(real: Snaps
         for stage in STAGES
     }
     assert stages == {
-        "filter": (1.5, 1),
-        "infer": (None, 0),
-        "uncertainty": (2.25, 1),
-        "uplink": (None, None),  # it was not measured
+        "preprocess": (1.5, 1),
+        "filter": (None, 0),
+        "infer": (2.25, 1),
+        "uncertainty": (None, None),  # it was not measured
+        "uplink": (1.5, 1),
     }
     assert value(samples, "hedge_energy_joules_total") == 75.125
     assert value(samples, "hedge_energy_resolvable", figure="total") == 1

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
 from hedge.models.records import Opinion, Outcome, Route
+from hedge.runtime.events.event import Event
 from hedge.runtime.sinks.sink import line_of
 from hedge.telemetry.ledger import Ledger
 from hedge.telemetry.snapshot import Snapshot
@@ -40,7 +41,8 @@ KEYS = {
     "sensor": COMMON
     | {"availability", "device_class", "entity_category", "options", "state_class"}
     | {"suggested_display_precision", "unit_of_measurement"},
-    "binary_sensor": COMMON | {"device_class", "entity_category", "payload_on", "payload_off"},
+    "binary_sensor": COMMON
+    | {"availability", "device_class", "entity_category", "payload_on", "payload_off"},
 }
 
 
@@ -169,6 +171,38 @@ def test_the_share_is_of_what_passed_the_filter(told: dict[str, Any]) -> None:
     template = told["cmps"]["door_share"]["value_template"]
     assert rendered(template, telemetry()) == "22.5"
     assert rendered(template, telemetry(read=0, dropped=0, escalated=0)) == ""
+
+
+def event(state: Literal["opened", "closed", "clip"], *, rule: str = "visit") -> bytes:
+    """Return an event as it is published."""
+    return msgspec.json.encode(
+        Event(event=rule, stream="door", id="3-e1", state=state, label="person", opened_at_s=5.5)
+    )
+
+
+def test_each_rule_of_a_stream_is_on_while_an_event_of_it_is_open() -> None:
+    rules = {"door": ("visit", "label"), "hall": ()}
+    message = discovery(PORCH, streams=STREAMS, events=rules, version="1", telemetry=True)
+    added = set(message["cmps"]) - set(
+        discovery(PORCH, streams=STREAMS, version="1", telemetry=True)["cmps"]
+    )
+    assert added == {"door_EVENT_visit", "door_EVENT_label"}
+    visit = message["cmps"]["door_EVENT_visit"]
+    assert set(visit) <= KEYS["binary_sensor"]
+    assert visit["state_topic"] == PORCH.event("door")
+    assert visit["availability"][0]["topic"] == PORCH.status
+    template = visit["value_template"]
+    assert rendered(template, event("opened")) == visit["payload_on"]
+    assert rendered(template, event("closed")) == visit["payload_off"]
+    for nothing_new in (event("clip"), event("opened", rule="label")):
+        assert rendered(template, nothing_new) == "", "which Home Assistant passes over"
+
+
+def test_no_rule_takes_the_place_of_a_sensor() -> None:
+    streams = {"a": ("x", "y"), "a_event": ("x", "y")}
+    rules = dict.fromkeys(streams, ("label", "event_label", "share"))
+    message = discovery(PORCH, streams=streams, events=rules, version="1", telemetry=True)
+    assert len(message["cmps"]) == 1 + 2 * (4 + 3)
 
 
 NAMES = st.text("a1_-", min_size=1, max_size=6)

@@ -15,6 +15,8 @@ import hedge
 _ROOT = Path(__file__).parents[1]
 _ROOMS = ("models", "telemetry", "uplink", "runtime")
 _CORE = {"msgspec", "numpy", "paho", "psutil", "tomli"}
+_LATER = {"training", "quantize", "tensorrt", "video", "onnx.py", "sound_file.py"}
+"""Folders and files that are imported only where what they need is asked for."""
 
 
 def _files(room: str) -> list[Path]:
@@ -49,12 +51,19 @@ def test_rooms_import_only_from_rooms_to_their_left(room: str) -> None:
     assert not wrong
 
 
+def test_whoever_starts_the_command_line_loads_no_library_that_is_an_extra() -> None:
+    code = "import sys, hedge.runtime.commands, hedge.runtime.sources.opening; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    extras = {"av", "PIL", "watchdog", "serial", "soxr", "tokenizers", "onnxruntime", "torch"}
+    assert not extras & set(told.stdout.split())
+
+
 @pytest.mark.parametrize("room", _ROOMS)
 def test_a_device_imports_nothing_but_the_core_libraries_at_the_top(room: str) -> None:
     wrong = [
         f"{file.relative_to(_ROOT)}: {name}"
         for file in _files(room)
-        if not {"training", "quantize", "tensorrt"} & set(file.parts) and file.name != "onnx.py"
+        if not _LATER & {*file.parts}
         for name, at_top in _imports(file)
         if at_top
         and (top := name.split(".")[0]) not in sys.stdlib_module_names | _CORE | {"hedge"}

@@ -22,6 +22,8 @@ import pytest
 from msgspec import Struct
 
 from hedge.models.records import Opinion, Outcome
+from hedge.runtime.events.event import Clip
+from hedge.runtime.events.event import Event as Told
 from hedge.runtime.sinks.mqtt import MqttSink
 from hedge.runtime.sinks.sink import Line
 from hedge.telemetry.clock import boottime_ns
@@ -44,6 +46,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 MESSAGES: dict[str, type[Struct]] = {
     "answer": wire.Reply,
     "ask": wire.Request,
+    "event": Told,
     "notice": wire.Notice,
     "outcome": Line,
     "part": wire.Part,
@@ -210,6 +213,7 @@ def test_every_example_fits_its_schema_and_is_read_by_the_code(document: dict[st
         ("status", {"state": "asleep", "session": 3}),
         ("status", {"state": "online"}),
         ("outcome", {"stream": "meter", "id": "3-1", "final": True}),
+        ("event", {"event": "person", "stream": "cam", "id": "3-e1", "state": "ended"}),
         ("part", [1, "3-1", 3, 0, 2]),
         ("answer", [1, "3 1", 3, "0" * 16, "ok", None, "", None, 1.0]),
     ],
@@ -314,6 +318,24 @@ def outcomes() -> list[Outcome]:
     ]
 
 
+def events() -> list[Told]:
+    """Return an event when it opens, when it closes, and when its clip is kept."""
+    opened = Told(
+        event="person",
+        stream="cam",
+        id="3-e1",
+        state="opened",
+        label="c",
+        opened_at_s=5.5,
+        samples=("3-1", "3-2"),
+        count=2,
+        peak=0.75,
+    )
+    closed = msgspec.structs.replace(opened, state="closed", closed_at_s=9.25, why="quiet")
+    clip = Clip(path="clips/3-e1.mp4", bytes=70_000)
+    return [opened, closed, msgspec.structs.replace(closed, state="clip", clip=clip)]
+
+
 def telemetry(pump: Pump) -> Snapshot:
     """Return a record."""
     ledger = Ledger("cam")
@@ -378,6 +400,8 @@ def test_what_a_device_and_a_worker_really_say_fits_the_schemas(
         assert pump.offer(ask)
     for one in outcomes():
         sink.emit(one)
+    for event in events():
+        sink.tell(event)
     topic.offer(telemetry(pump))
 
     def everything() -> bool:
@@ -385,6 +409,7 @@ def test_what_a_device_and_a_worker_really_say_fits_the_schemas(
         return (
             {name for name, _ in listener.heard} == set(MESSAGES)
             and len(listener.said("outcome")) >= len(outcomes())
+            and len(listener.said("event")) >= len(events())
             and len(listener.said("answer")) >= 3
         )
 

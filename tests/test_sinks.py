@@ -10,14 +10,21 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import numpy as np
 import pytest
 
 from hedge.models.errors import ConfigError
 from hedge.models.records import Opinion, Outcome
+from hedge.runtime.config import Config
+from hedge.runtime.events.event import Clip, Event
 from hedge.runtime.sinks.json_lines import JsonLines
+from hedge.runtime.sinks.local import open_sinks
 from hedge.runtime.sinks.terminal import Terminal
 
 _LABELS = {"door": ("nobody", "person")}
@@ -31,12 +38,49 @@ def _outcome(number: int = 0, *, final: bool = True) -> Outcome:
     )
 
 
+def _event(number: int = 0, *, state: Literal["opened", "closed", "clip"] = "opened") -> Event:
+    closed_at_s = None if state == "opened" else 9.75
+    clip = Clip(path="/clips/a.mp4", bytes=9) if state == "clip" else None
+    return Event(
+        event="person",
+        stream="door",
+        id=f"3-e{number}",
+        state=state,
+        label="person",
+        opened_at_s=5.5,
+        closed_at_s=closed_at_s,
+        samples=("3-1", "3-2"),
+        count=2,
+        peak=0.75,
+        why="quiet" if closed_at_s is not None else None,
+        clip=clip,
+    )
+
+
+class _Clock:
+    """Unix time that is set."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def _files(folder: Path) -> dict[str, list[str]]:
+    """Return the ids in each file, in order."""
+    return {
+        one.name: [json.loads(line)["id"] for line in _lines(one)]
+        for one in sorted(folder.iterdir())
+    }
+
+
 def _lines(file: Path) -> list[str]:
     return file.read_text("utf-8").splitlines()
 
 
 def test_an_outcome_becomes_one_line_with_its_label_by_name(tmp_path: Path) -> None:
-    sink = JsonLines(tmp_path / "out" / "o.jsonl", labels=_LABELS)
+    sink = JsonLines(tmp_path / "out" / "o.jsonl", labels=_LABELS, wall=lambda: 5.25)
     sink.emit(_outcome())
     sink.emit(Outcome("door", "3-1", "dropped", None, None, None, True))
     sink.close()
@@ -52,6 +96,7 @@ def test_an_outcome_becomes_one_line_with_its_label_by_name(tmp_path: Path) -> N
         "score": 0.5,
         "score_name": "vacuity",
         "reason": "sure",
+        "at_s": 5.25,
     }
     assert second["label"] is None
     assert "probs" not in second
@@ -147,6 +192,174 @@ def test_a_closed_file_refuses_outcomes(tmp_path: Path) -> None:
     sink.close()
     with pytest.raises(OSError, match="closed"):
         sink.emit(_outcome())
+
+
+def test_events_are_lines_of_the_same_file_and_tell_themselves_by_their_first_member(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "o.jsonl"
+    sink = JsonLines(file, labels=_LABELS, which="events")
+    sink.emit(_outcome())
+    sink.tell(_event())
+    sink.close()
+    sink = JsonLines(file, labels=_LABELS, which="finals")
+    sink.emit(_outcome(1, final=False))
+    sink.emit(_outcome(2))
+    sink.tell(_event(state="clip"))
+    sink.close()
+    begins = [line.split(":")[0] for line in _lines(file)]
+    assert begins == ['{"event"', '{"stream"', '{"event"']
+    assert msgspec.json.decode(_lines(file)[2], type=Event) == _event(state="clip")
+
+
+def test_a_new_file_is_begun_before_one_grows_too_long_and_only_so_many_stay(
+    tmp_path: Path,
+) -> None:
+    sink = JsonLines(tmp_path / "o.jsonl", labels=_LABELS, max_bytes=1000, keep=2)
+    for number in range(30):
+        sink.emit(_outcome(number))
+        assert all(one.stat().st_size <= 1000 for one in tmp_path.iterdir())
+    sink.close()
+    found = _files(tmp_path)
+    assert sorted(found) == ["o.jsonl", "o.jsonl.1", "o.jsonl.2"]
+    told = [*found["o.jsonl.2"], *found["o.jsonl.1"], *found["o.jsonl"]]
+    assert told == [f"3-{number}" for number in range(30 - len(told), 30)]
+    assert all(stat.S_IMODE(one.stat().st_mode) == 0o600 for one in tmp_path.iterdir())
+
+
+def test_a_new_file_is_begun_when_one_is_too_old_also_after_a_restart(tmp_path: Path) -> None:
+    clock = _Clock()
+    for number in range(9):  # each day one, and every second day a new file
+        sink = JsonLines(
+            tmp_path / "o.jsonl", labels=_LABELS, max_age_s=2 * 86_400, keep=9, wall=clock
+        )
+        sink.emit(_outcome(number))
+        sink.close()
+        clock.now_s += 86_400
+    assert _files(tmp_path) == {
+        "o.jsonl": ["3-8"],
+        "o.jsonl.1": ["3-6", "3-7"],
+        "o.jsonl.2": ["3-4", "3-5"],
+        "o.jsonl.3": ["3-2", "3-3"],
+        "o.jsonl.4": ["3-0", "3-1"],
+    }
+
+
+def test_files_whose_last_line_is_too_old_go_while_it_writes(tmp_path: Path) -> None:
+    clock = _Clock()
+    older = tmp_path / "o.jsonl.1"
+    older.write_text('{"stream":"door","id":"3-0"}\n')
+    os.utime(older, (clock.now_s - 3 * 86_400 + 30,) * 2)
+    sink = JsonLines(tmp_path / "o.jsonl", labels=_LABELS, keep_days=3, wall=clock)
+    for seconds, there in ((1, True), (58, True), (2, False)):
+        clock.now_s += seconds
+        sink.emit(_outcome(seconds))
+        assert older.exists() is there
+    sink.close()
+
+
+def test_a_clock_that_is_set_back_begins_no_new_files(tmp_path: Path) -> None:
+    clock = _Clock()
+    sink = JsonLines(tmp_path / "o.jsonl", labels=_LABELS, max_age_s=60, wall=clock)
+    for number in range(4):
+        sink.emit(_outcome(number))
+        clock.now_s -= 100_000
+    sink.close()
+    assert list(_files(tmp_path)) == ["o.jsonl"]
+
+
+def test_what_a_sink_could_not_write_is_counted(tmp_path: Path) -> None:
+    sink = JsonLines(tmp_path / "o.jsonl", labels=_LABELS, max_bytes=4096)
+    wide = np.full(2000, 1 / 2000, np.float32)
+    with pytest.raises(OSError, match="more than a file may have"):
+        sink.emit(Outcome("door", "3-0", "edge", 1, wide, None, True))
+    sink.emit(_outcome(1))
+    sink.close()
+    assert sink.counters() == {"jsonl_lost": 1}
+    assert _files(tmp_path) == {"o.jsonl": ["3-1"]}
+
+
+def test_the_terminal_shows_when_an_event_opens_and_closes() -> None:
+    out = io.StringIO()
+    sink = Terminal(labels=_LABELS, out=out)
+    sink.tell(_event())
+    sink.tell(_event(state="clip"))
+    first, second = out.getvalue().splitlines()
+    for part in ("door", "3-e0", "event", "person", "75.0%", "opened"):
+        assert part in first
+    for part in ("4.2 s", "clip /clips/a.mp4"):
+        assert part in second
+
+
+def _config(text: str) -> Config:
+    document = f"""
+        [device]
+        name = "porch"
+        [[stream]]
+        name = "door"
+        bundle = "digits"
+        source = {{ kind = "replay", path = "rows.npz" }}
+        {text}
+    """
+    return msgspec.toml.decode(document, type=Config)
+
+
+_ALL = """
+[[sink]]
+kind = "jsonl"
+path = "o.jsonl"
+[[sink]]
+kind = "sqlite"
+path = "o.db"
+[[sink]]
+kind = "command"
+argv = ["true", "{label}"]
+"""
+
+
+def test_every_kind_of_sink_is_opened_and_counts(
+    tmp_path: Path, eventually: Callable[[Callable[[], bool]], None]
+) -> None:
+    sinks = open_sinks(_config(_ALL), _LABELS, base=tmp_path)
+    for sink in sinks.sinks:
+        sink.emit(_outcome())
+        sink.tell(_event())
+    eventually(lambda: sinks.counters()["commands_run"] == 1)
+    eventually(lambda: sinks.counters()["sqlite_rows"] == 2)
+    sinks.close()
+    sinks.close()
+    counted = sinks.counters()
+    assert (counted["sqlite_rows"], counted["commands_run"], counted["jsonl_lost"]) == (2, 1, 0)
+    assert len(_lines(tmp_path / "o.jsonl")) == 2
+
+
+def test_at_a_reload_what_has_not_changed_is_taken_over_and_the_rest_closed(
+    tmp_path: Path,
+) -> None:
+    before = open_sinks(_config(_ALL), _LABELS, base=tmp_path)
+    lines, database, command = before.sinks
+    lines.emit(_outcome(0))
+    command.tell(_event())
+    changed = _config(_ALL.replace("true", "false"))
+    after = open_sinks(changed, _LABELS, base=tmp_path, before=before)
+    after.succeed(before)
+    assert after.sinks[:2] == (lines, database)
+    assert after.sinks[2] is not command
+    lines.emit(_outcome(1))
+    with pytest.raises(OSError, match="calls of it wait"):
+        command.tell(_event())
+    after.sinks[2].tell(_event())
+    after.close()
+    counted = after.counters()
+    assert (counted["commands_run"], counted["commands_failed"]) == (1, 1), "it counts on"
+    assert len(_lines(tmp_path / "o.jsonl")) == 2
+
+
+def test_where_one_sink_cannot_be_opened_none_stays_open(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    with pytest.raises(ConfigError, match="nowhere: no program"):
+        open_sinks(_config(_ALL.replace("true", "nowhere")), _LABELS, base=tmp_path)
+    assert threading.active_count() == threads
 
 
 def test_the_terminal_shows_label_certainty_and_time() -> None:

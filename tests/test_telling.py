@@ -14,6 +14,7 @@ import pytest
 from hedge.models.errors import ConfigError, UplinkError
 from hedge.runtime import telling
 from hedge.runtime.config import Telemetry
+from hedge.runtime.local_server import endpoint
 from hedge.runtime.snapshots import Snapshots
 from hedge.telemetry.snapshot import Snapshot
 
@@ -45,7 +46,7 @@ def test_metrics_are_served_once_their_port_is_free(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(telling, "_AGAIN_S", 0.05)
+    monkeypatch.setattr(endpoint, "_AGAIN_S", 0.05)
     taken = socket.create_server(("127.0.0.1", free_port))
     with contextlib.ExitStack() as stack, caplog.at_level(logging.WARNING):
         wanted = Telemetry(prometheus=str(free_port))

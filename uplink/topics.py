@@ -53,6 +53,10 @@ class Device(Struct, frozen=True):
         """Where the device publishes the outcomes of one of its streams."""
         return f"{ROOT}/{self.site}/{self.name}/outcome/{_check(stream)}"
 
+    def event(self, stream: str) -> str:
+        """Where the device publishes the events of one of its streams."""
+        return f"{ROOT}/{self.site}/{self.name}/event/{_check(stream)}"
+
     def ask(self, stream: str) -> str:
         """Where the device publishes what it asks for one of its streams."""
         return f"{ROOT}/{self.site}/{self.name}/ask/{_check(stream)}"

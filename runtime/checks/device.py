@@ -25,10 +25,12 @@ from .bundles import check_bundle, load, parts_of
 from .clock import check_clock
 from .disk import check_disk
 from .engines import check_rows
+from .events import check_events
 from .finding import Finding, guarded, ok, refusal
 from .heat import check_heat
 from .memory import check_memory
 from .power import check_power
+from .privacy import check_privacy
 from .sensors import check_sensors
 from .sinks import check_sinks
 from .sources import check_source
@@ -122,9 +124,14 @@ def _check_surroundings(
 ) -> Iterator[Finding]:
     """Yield what is found of everything around the models."""
     for stream in config.stream:
-        spec = bundles[stream.name].input if stream.name in bundles else None
-        checks = check_source(stream, spec, base=base)
-        yield from guarded("source", f"stream {stream.name}", checks)
+        subject, bundle = f"stream {stream.name}", bundles.get(stream.name)
+        checks = check_source(stream, bundle, config=config, base=base, offline=offline)
+        yield from guarded("source", subject, checks)
+        if bundle is not None:
+            private = check_privacy(stream, bundle, config=config)
+            yield from guarded("privacy", subject, private)
+            events = check_events(stream, bundle.labels, config=config, base=base)
+            yield from guarded("event", subject, events)
     yield from guarded("sink", "sinks", check_sinks(config, base=base))
     yield from guarded("state", config.device.state_dir, check_state(config, base=base))
     yield from guarded("disk", config.device.state_dir, check_disk(config, base=base))

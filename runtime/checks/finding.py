@@ -27,6 +27,8 @@ Area = Literal[
     "clock",
     "broker",
     "source",
+    "privacy",
+    "event",
     "sink",
 ]
 

@@ -91,9 +91,12 @@ def _on_gpu(path: Path, data: bytes, *, root: Path) -> Iterator[Finding]:
 
 
 def _unfit(path: Path, spec: ModelSpec) -> Finding | None:
-    """Return why no bundle can feed the model; what is quantised takes float32, too."""
+    """Return why no bundle can feed the model; what is quantised takes float32, too.
+
+    A graph of int64 is fed samples of int32.
+    """
     takes, known = spec.inputs[0], get_args(DType)
-    if takes.quantisation is not None or takes.dtype.name in known:
+    if takes.quantisation is not None or takes.dtype.name in (*known, "int64"):
         return None
     return error(
         "model",

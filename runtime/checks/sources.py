@@ -8,23 +8,29 @@ from pathlib import Path
 
 import numpy as np
 
+from ...models.bundle import Bundle
 from ...models.dataset import load_dataset
 from ...models.errors import DataError
 from ...models.manifest import Input
-from ..config import FolderSource, ReplaySource, Stream
+from ..config import Config, Stream
 from ..sources.folder import Folder, read_sample
+from ..sources.options import FolderSource, ReplaySource
 from .finding import Finding, ok
+from .live_sources import check_live
 
 _FEW = 16  # files of a folder that are looked into
 
 
-def check_source(stream: Stream, spec: Input | None, *, base: Path) -> Iterator[Finding]:
-    """Yield whether the stream's source gives what ``spec`` says; None: the bundle is no good.
+def check_source(
+    stream: Stream, bundle: Bundle | None, *, config: Config, base: Path, offline: bool
+) -> Iterator[Finding]:
+    """Yield whether the stream's source gives what its bundle takes; None: that is no good.
 
     Raises:
-        DataError: it does not.
+        HedgeError: it does not, and never will.
     """
     subject = f"stream {stream.name}"
+    spec = None if bundle is None else bundle.input
     match stream.source:
         case ReplaySource(path=path):
             _check_plain(base / path)
@@ -38,6 +44,11 @@ def check_source(stream: Stream, spec: Input | None, *, base: Path) -> Iterator[
             for file in islice(files, _FEW):
                 _check_file(file, spec)
             yield ok("source", subject, f"{len(files)} files, of which {min(_FEW, len(files))} fit")
+        case options:
+            if bundle is not None:
+                yield from check_live(
+                    stream, options, bundle, config=config, base=base, offline=offline
+                )
 
 
 def _check_file(file: Path, spec: Input | None) -> None:

@@ -7,6 +7,7 @@ It is for a loopback, a closed net or a Unix socket: there is no TLS and no pass
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import socket
 import threading
@@ -30,11 +31,14 @@ _HEAD_BYTES = 16_384
 class LocalServer:
     """Serves what ``answer`` makes of each path, in a thread, until `close`.
 
-    ``listener`` is a bound socket, over TCP or Unix; it is the server's from here on.
+    ``listener`` is a bound socket, over TCP or Unix; it is the server's from here on. What is
+    ``private`` is not for the pages of strangers that a browser on this machine shows: it is
+    asked for by an address or this machine's own name, not by one that leads here (DNS
+    rebinding); its answers get the query, too.
     """
 
-    def __init__(self, listener: socket.socket, answer: Answer) -> None:
-        self._server = _Server(listener, answer)
+    def __init__(self, listener: socket.socket, answer: Answer, *, private: bool = False) -> None:
+        self._server = _Server(listener, answer, private=private)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.1,), name="hedge-http", daemon=True
         )
@@ -76,8 +80,9 @@ class _Server(ThreadingMixIn, TCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, listener: socket.socket, answer: Answer) -> None:
+    def __init__(self, listener: socket.socket, answer: Answer, *, private: bool) -> None:
         self.answer = answer
+        self.private = private
         self._places = threading.BoundedSemaphore(_AT_ONCE)
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.socket.close()  # the base's own
@@ -167,13 +172,32 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _page(self) -> Page:
+        private = self.server.private
+        if private and not is_own_name(self.headers.get("Host")):
+            return Page("ask by the address or by localhost\n", HTTPStatus.MISDIRECTED_REQUEST)
         try:
-            return self.server.answer(self.path.partition("?")[0])
+            return self.server.answer(self.path if private else self.path.partition("?")[0])
         except Exception:  # noqa: BLE001 -- one page must not end the others; the log says why
             _log.exception("no page for %r", self.path)
             return Page(
                 "it could not be made; the log says why\n", HTTPStatus.INTERNAL_SERVER_ERROR
             )
+
+
+def is_own_name(host: str | None) -> bool:
+    """Return whether a Host header is an address, or a name that only we give to this machine."""
+    if host is None:  # no browser
+        return True
+    name = host.strip().lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    own = socket.gethostname().lower()
+    if name in {"localhost", own, f"{own}.local"}:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _cut(request: socket.socket) -> None:

@@ -1,46 +1,160 @@
-"""The sinks that are the device's own: files and the terminal."""
+"""The sinks that are the device's own: files, the terminal, an address, a program."""
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ..config import Config, JsonLinesSink, MqttSinkConfig, TerminalSink
+from ...models.errors import ConfigError
+from ..config import Config
+from .command import Command
 from .json_lines import JsonLines
+from .options import (
+    AnySink,
+    CommandSink,
+    HttpSink,
+    JsonLinesSink,
+    MqttSinkConfig,
+    SqliteSink,
+    TerminalSink,
+)
+from .over_http import OverHttp
 from .sink import Sink
 from .terminal import Terminal
 
+Labels = Mapping[str, tuple[str, ...]]
 
-class LocalSinks(NamedTuple):
-    """Open sinks, and what closes them."""
 
-    sinks: tuple[Sink, ...]
-    stack: contextlib.ExitStack
+class Counting(Sink, Protocol):
+    """A sink that counts what it could not do."""
+
+    def counters(self) -> dict[str, int]:
+        """Copy what it has counted."""
+
+
+class _Opened(NamedTuple):
+    options: AnySink
+    sink: Counting
+
+
+class LocalSinks:
+    """Open sinks, each with the options that it was opened with."""
+
+    def __init__(self, opened: tuple[_Opened, ...] = ()) -> None:
+        self._opened = opened
+        self._past: Counter[str] = Counter()  # of sinks that a reload has closed
+
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """Them, in the order of the configuration."""
+        return tuple(one.sink for one in self._opened)
+
+    def counters(self) -> dict[str, int]:
+        """Return what they and those before them have counted: sums over sinks of a kind."""
+        found = Counter(self._past)
+        for one in self._opened:
+            found.update(one.sink.counters())
+        return dict(found)
+
+    def find(self, options: AnySink) -> _Opened | None:
+        """Return what is open for these very options."""
+        return next((one for one in self._opened if one.options == options), None)
+
+    def succeed(self, before: LocalSinks) -> None:
+        """Take the place of ``before``: close what was not taken over, and count on.
+
+        A program that still runs has a moment to end: it is called beside the loop.
+        """
+        past = Counter(before._past)
+        for one in before._opened:
+            if not any(one.sink is sink for sink in self.sinks):
+                one.sink.close()
+                past.update(one.sink.counters())
+        self._past = past
 
     def close(self) -> None:
         """Close them; closing twice is harmless."""
-        self.stack.close()
+        with contextlib.ExitStack() as stack:
+            for one in self._opened:
+                stack.callback(one.sink.close)
 
 
-def open_sinks(config: Config, labels: Mapping[str, tuple[str, ...]], *, base: Path) -> LocalSinks:
+def open_sinks(
+    config: Config, labels: Labels, *, base: Path, before: LocalSinks | None = None
+) -> LocalSinks:
     """Open them; those over the broker are part of the way out.
 
-    ``labels`` is what they call the classes, by stream. Relative paths begin at ``base``.
+    ``labels`` is what they call the classes, by stream. Relative paths begin at ``base``. What
+    ``before`` has open for the same options is taken over as it is (see `LocalSinks.succeed`).
 
     Raises:
-        ConfigError: a file cannot be written, or holds something else.
+        ConfigError: a file cannot be written, or holds something else; a program is missing.
     """
-    sinks: list[Sink] = []
+    found: list[_Opened] = []
     with contextlib.ExitStack() as stack:
-        for sink in config.sink:
-            match sink:
-                case JsonLinesSink(path=path):
-                    sinks.append(JsonLines(base / path, labels=labels))
-                case TerminalSink():
-                    sinks.append(Terminal(labels=labels))
-                case MqttSinkConfig():
-                    continue
-            stack.callback(sinks[-1].close)
-        return LocalSinks(tuple(sinks), stack.pop_all())
+        for options in config.sink:
+            if isinstance(options, MqttSinkConfig):
+                continue
+            there = None if before is None else before.find(options)
+            if there is not None and not any(there is one for one in found):
+                found.append(there)
+                continue
+            found.append(_Opened(options, _open(options, labels, base=base)))
+            stack.callback(found[-1].sink.close)
+        stack.pop_all()
+    return LocalSinks(tuple(found))
+
+
+def _open(
+    options: JsonLinesSink | TerminalSink | SqliteSink | HttpSink | CommandSink,
+    labels: Labels,
+    *,
+    base: Path,
+) -> Counting:
+    match options:
+        case JsonLinesSink():
+            return JsonLines(
+                base / options.path,
+                labels=labels,
+                which=options.which,
+                max_bytes=options.max_bytes,
+                max_age_s=options.max_age_s,
+                keep=options.keep,
+                keep_days=options.keep_days,
+            )
+        case TerminalSink():
+            return Terminal(labels=labels)
+        case SqliteSink():
+            return _sqlite(options, labels, base=base)
+        case HttpSink():
+            return OverHttp(options.listen, labels=labels, which=options.which, keep=options.keep)
+        case CommandSink():
+            return Command(
+                options.argv,
+                labels=labels,
+                folder=base,
+                which=options.which,
+                states=options.states,
+                timeout_s=options.timeout_s,
+                queue=options.queue,
+            )
+
+
+def _sqlite(options: SqliteSink, labels: Labels, *, base: Path) -> Counting:
+    try:
+        from .sqlite import Sqlite  # noqa: PLC0415 -- some builds of Python lack sqlite3
+    except ImportError as error:
+        raise ConfigError(
+            "this Python is built without sqlite3", where="sink of kind sqlite", hint=str(error)
+        ) from error
+    return Sqlite(
+        base / options.path,
+        labels=labels,
+        which=options.which,
+        max_bytes=options.max_bytes,
+        keep_days=options.keep_days,
+        commit_s=options.commit_s,
+    )

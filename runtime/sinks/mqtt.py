@@ -1,4 +1,4 @@
-"""Outcomes on the device's own MQTT topics, by way of the uplink's connection."""
+"""Outcomes and events on the device's own MQTT topics, by way of the uplink's connection."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import msgspec
 
 from ...models.records import Outcome
 from ...uplink.publishers.outcomes import OutcomePublisher
+from ..events.event import Event
 from .sink import line_of
+
+_FULL = "the queue of outcomes to be published is full"
 
 
 class MqttSink:
     """Encodes outcomes and offers them to the publisher, which the uplink's thread drives.
 
-    ``which`` are "finals", or "all": first outcomes and late answers, too. ``wall`` is the
-    Unix time in seconds, which stamps them.
+    ``which`` are "finals", or "all": first outcomes and late answers, too; ``events`` go out
+    in either case. ``wall`` is the Unix time in seconds, which stamps outcomes.
     """
 
     def __init__(
@@ -26,11 +29,13 @@ class MqttSink:
         *,
         labels: Mapping[str, tuple[str, ...]],
         which: Literal["finals", "all"] = "finals",
+        events: bool = True,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._publisher = publisher
         self._labels = labels
         self._all = which == "all"
+        self._events = events
         self._wall = wall
         self._encode = msgspec.json.Encoder().encode
 
@@ -50,7 +55,12 @@ class MqttSink:
             escalated=outcome.final and _was_escalated(outcome),
         )
         if not taken:
-            raise OSError("the queue of outcomes to be published is full")
+            raise OSError(_FULL)
+
+    def tell(self, event: Event) -> None:
+        """Hand one event over, as `emit` does an outcome."""
+        if self._events and not self._publisher.tell(event.stream, self._encode(event)):
+            raise OSError(_FULL)
 
     def close(self) -> None:
         """Do nothing: the publisher is closed by the uplink's thread."""

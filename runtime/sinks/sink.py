@@ -8,14 +8,16 @@ import msgspec
 from msgspec import Meta
 
 from ...models.records import Outcome, Route
+from ..events.event import Event
+from .options import Which
 
 
 def _is(description: str) -> Meta:
     return Meta(description=description)
 
 
-class Sink(Protocol):
-    """Where outcomes go. A sink that fails is counted; it never stops the loop."""
+class Emitter(Protocol):
+    """Where outcomes go. One that fails is counted; it never stops the loop."""
 
     def emit(self, outcome: Outcome) -> None:
         """Take one outcome.
@@ -26,6 +28,22 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Write what is held back, and free the rest; closing twice is harmless."""
+
+
+class Sink(Emitter, Protocol):
+    """Where outcomes and events go."""
+
+    def tell(self, event: Event) -> None:
+        """Take one event, in the loop's thread.
+
+        Raises:
+            OSError: it could not be written.
+        """
+
+
+def takes(which: Which, outcome: Outcome) -> bool:
+    """Return whether a sink of these takes an outcome; events it takes in any case."""
+    return which == "all" or (which == "finals" and outcome.final)
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -38,6 +38,7 @@ class Folder:
     """
 
     overrun = 0
+    recorder = None
 
     def __init__(self, path: Path, *, rate_hz: float | None = None) -> None:
         if not path.is_dir():
@@ -52,6 +53,9 @@ class Folder:
     def ended(self) -> bool:
         """Whether every file was given."""
         return self._pace.taken >= len(self._files)
+
+    def state(self) -> None:
+        """Return None: it is no live source."""
 
     def due_ns(self) -> int:
         """Return when the next file is due."""

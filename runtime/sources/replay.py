@@ -14,6 +14,7 @@ class Replay:
     """Gives the rows of ``x`` (n, *sample shape), at ``rate_hz`` or as fast as asked."""
 
     overrun = 0
+    recorder = None
 
     def __init__(self, x: NDArray[Any], *, rate_hz: float | None = None) -> None:
         self._x = x
@@ -24,6 +25,9 @@ class Replay:
     def ended(self) -> bool:
         """Whether every row was given."""
         return self._pace.taken >= len(self._x)
+
+    def state(self) -> None:
+        """Return None: it is no live source."""
 
     def due_ns(self) -> int:
         """Return when the next row is due."""

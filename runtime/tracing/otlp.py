@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from ...models.errors import MissingExtraError
 from ...telemetry.clock import Clock
-from ..loop import rarely
+from ..logs import rarely
 from .spans import Span
 
 _log = logging.getLogger(__name__)

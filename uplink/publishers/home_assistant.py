@@ -11,6 +11,7 @@ gives the state that it has, or, for a number, nothing, which Home Assistant pas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -37,13 +38,19 @@ _SHARE = (
     "{% if passed > 0 %}{{ (100 * told.routes.escalated / passed) | round(2) }}{% endif %}"
 )
 
+_OPEN = (
+    "{% if value_json.event == 'RULE' and value_json.state in ('opened', 'closed') %}"
+    "{{ value_json.state }}{% endif %}"
+)
+
 
 class HomeAssistant:
     """A `Publisher` of one device's discovery message.
 
-    ``streams`` gives the labels of each stream. Without ``telemetry`` nothing is told that
-    is read from the telemetry topic. Where the device is not ``wanted``, what Home Assistant
-    has of it is removed. ``pause_s`` lies between two messages, however often it starts.
+    ``streams`` gives the labels of each stream, ``events`` the names of its rules. Without
+    ``telemetry`` nothing is told that is read from the telemetry topic. Where the device is
+    not ``wanted``, what Home Assistant has of it is removed. ``pause_s`` lies between two
+    messages, however often it starts.
     """
 
     def __init__(
@@ -52,6 +59,7 @@ class HomeAssistant:
         *,
         streams: Mapping[str, Sequence[str]],
         version: str,
+        events: Mapping[str, Sequence[str]] = MappingProxyType({}),
         prefix: str = PREFIX,
         telemetry: bool = True,
         wanted: bool = True,
@@ -59,7 +67,9 @@ class HomeAssistant:
     ) -> None:
         self._status = f"{prefix}/status"
         self._topic = f"{prefix}/device/{device.site}/{device.name}/config"
-        told = discovery(device, streams=streams, version=version, telemetry=telemetry)
+        told = discovery(
+            device, streams=streams, version=version, events=events, telemetry=telemetry
+        )
         self._payload = msgspec.json.encode(told) if wanted else b""
         self._pause_ns = int(pause_s * 1e9)
         self._owed = False
@@ -116,7 +126,12 @@ class HomeAssistant:
 
 
 def discovery(
-    device: Device, *, streams: Mapping[str, Sequence[str]], version: str, telemetry: bool
+    device: Device,
+    *,
+    streams: Mapping[str, Sequence[str]],
+    version: str,
+    events: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    telemetry: bool,
 ) -> dict[str, Any]:
     """Return the message that tells of a device, its connection, and each of its streams."""
     components = {"connection": _connection(device)}
@@ -124,6 +139,9 @@ def discovery(
         components |= _outcomes(device, stream, labels)
         if telemetry:
             components[f"{stream}_share"] = _share(device, stream)
+    for stream, rules in events.items():
+        for rule in rules:  # no name has capitals, so that no two keys are one
+            components[f"{stream}_EVENT_{rule}"] = _event(device, stream, rule)
     own = f"hedge/{device.site}/{device.name}"  # as no name holds a slash, it is nobody else's
     for key, component in components.items():
         component |= {"unique_id": f"{own}/{key}", "qos": 1}
@@ -174,6 +192,19 @@ def _outcomes(device: Device, stream: str, labels: Sequence[str]) -> dict[str, d
             "suggested_display_precision": 3,
             "value_template": _DOUBT,
         },
+    }
+
+
+def _event(device: Device, stream: str, rule: str) -> dict[str, Any]:
+    """Return what is on while an event of a rule is open."""
+    return {
+        "p": "binary_sensor",
+        "state_topic": device.event(stream),
+        **_availability(device),
+        "name": f"{stream} {rule}",
+        "value_template": _OPEN.replace("RULE", rule),
+        "payload_on": "opened",
+        "payload_off": "closed",
     }
 
 

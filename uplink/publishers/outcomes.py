@@ -1,4 +1,4 @@
-"""Outcomes for others: each stream's on a topic of its own, finals at least once.
+"""Outcomes and events for others: each stream's on topics of its own, finals at least once.
 
 What is promised, and to which outcomes:
 
@@ -9,6 +9,7 @@ What is promised, and to which outcomes:
   a crash between the two a restart says it once more, with the same id. Any other final is
   on disk at the latest a moment (`Spool`'s ``commit_within_s``) after it was offered unless
   the broker has answered for it by then: a crash in that moment can lose it.
+- An event is published as the final of an escalated sample is, and never left out.
 - A first outcome, and a late answer, is published at QoS 0, at most once, and not at all
   while there is no connection.
 - With ``max_rate_hz`` no stream publishes more often, and the newest outcome wins; what
@@ -41,10 +42,13 @@ _COUNTERS = (
 
 
 class _Offer(NamedTuple):
+    """What is to be published; what is ``escalated``, or an event, is on disk at once."""
+
     stream: str
     payload: bytes
     final: bool
     escalated: bool
+    event: bool = False
 
 
 class _Gate:
@@ -58,7 +62,7 @@ class _Gate:
 
 
 class OutcomePublisher:
-    """A `Publisher` of the outcomes that are offered to it.
+    """A `Publisher` of the outcomes that are offered to it, and of the events it is told.
 
     ``spool`` keeps the finals; ``wake`` makes the pump's thread call `turn` soon. ``queue``
     bounds the offers that it has not yet taken. At ``qos`` 0 a final is done once it is
@@ -99,14 +103,21 @@ class OutcomePublisher:
 
         ``escalated`` says of a final that its sample was.
         """
-        if len(payload) > _MAX_PAYLOAD_BYTES:
-            self._tally.drop("oversized", f"{len(payload)} bytes of {stream}")
+        return self._queued(_Offer(stream, payload, final, escalated))
+
+    def tell(self, stream: str, payload: bytes) -> bool:
+        """Queue an event, in the same thread; False: the queue is full."""
+        return self._queued(_Offer(stream, payload, final=True, escalated=True, event=True))
+
+    def _queued(self, offer: _Offer) -> bool:
+        if len(offer.payload) > _MAX_PAYLOAD_BYTES:
+            self._tally.drop("oversized", f"{len(offer.payload)} bytes of {offer.stream}")
             return True
         if len(self._offers) >= self._queue:
             self._tally.add("queue_full")
             return False
         self._tally.add("offered")
-        self._offers.append(_Offer(stream, payload, final, escalated))
+        self._offers.append(offer)
         if not self._woken:
             self._woken = True
             self._wake()
@@ -189,7 +200,7 @@ class OutcomePublisher:
 
     def _take(self, offer: _Offer, now_ns: int) -> None:
         """Pass an offer on, or hold it at its stream's gate; what is held there gives way."""
-        if self._interval_ns is None:
+        if self._interval_ns is None or offer.event:
             self._pass(offer)
             return
         gate = self._gates.setdefault(offer.stream, _Gate())
@@ -210,7 +221,8 @@ class OutcomePublisher:
                 self._pass(offer)
 
     def _pass(self, offer: _Offer) -> None:
-        topic = self._device.outcome(offer.stream)
+        place = self._device.event if offer.event else self._device.outcome
+        topic = place(offer.stream)
         if offer.final:
             self._spool.put(topic, offer.payload)
             return

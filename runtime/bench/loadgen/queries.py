@@ -25,6 +25,7 @@ class Queries:
 
     patient = True
     overrun = 0
+    recorder = None
 
     def __init__(self) -> None:
         self.bell = threading.Event()
@@ -43,6 +44,9 @@ class Queries:
         """Yield the id of what was polled last: the loop asks for one after each poll."""
         while True:
             yield self._id()
+
+    def state(self) -> None:
+        """Return None: it is no live source."""
 
     def due_ns(self) -> int | None:
         """Return 0, which is long ago, while something waits."""

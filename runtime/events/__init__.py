@@ -1,0 +1,1 @@
+"""Events: what many outcomes mean together, from when until when."""

@@ -1,0 +1,1 @@
+"""Sound as a live source: ALSA devices and files, cut into windows."""

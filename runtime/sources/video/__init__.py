@@ -1,0 +1,1 @@
+"""Pictures of cameras and films."""

@@ -1,0 +1,1 @@
+"""An hour of video, and cameras that are lost and come back."""
