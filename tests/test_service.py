@@ -115,6 +115,7 @@ def _text(plan: Plan) -> str:
         ("hedge.service", ("gpu",), 2.0),
         ("hedge.service", ("pmic",), 2.0),
         ("hedge.service", ("rapl",), 1.5),
+        ("hedge.service", ("camera", "sound", "serial"), 2.0),
         ("hedge.service", ("gpu", "pmic", "rapl"), 2.0),
     ],
 )
@@ -672,3 +673,78 @@ def test_the_command_prints_a_plan_and_does_nothing(
     assert f"# would write {image}/{_UNIT}" in printed
     assert "nothing was done: --apply does it" in printed
     assert not (image / _UNIT).exists()
+
+
+# --- live sources ---
+
+
+def _live(source: str, more: str = "") -> str:
+    return _DEVICE.replace('kind = "replay", path = "rows.npz"', source) + more
+
+
+@pytest.mark.parametrize(
+    ("source", "need", "group"),
+    [
+        ('kind = "video", url = "/dev/video0"', "camera", "video"),
+        ('kind = "video", pipeline = "nvarguscamerasrc"', "camera", "video"),
+        ('kind = "audio", device = "hw:1,0"', "sound", "audio"),
+        ('kind = "serial", port = "/dev/ttyUSB0"', "serial", "dialout"),
+    ],
+)
+def test_what_a_streams_device_needs_is_found_from_the_configuration(
+    image: Path, source: str, need: str, group: str
+) -> None:
+    (image / "etc/group").write_text("root:x:0:\n")
+    assert _plan(image, _live(source)).problems == (
+        f"a stream's {need}: there is no group {group} (groupadd --system {group})",
+    )
+    (image / "etc/group").write_text(f"root:x:0:\n{group}:x:1:\n")
+    plan = _plan(image)
+    assert plan.problems == ()
+    written = [step.path for step in plan.steps if isinstance(step, WriteFile)]
+    assert f"/etc/systemd/system/hedge.service.d/{need}.conf" in written
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'kind = "video", url = "rtsp://camera.local/door"',
+        'kind = "mqtt", topic = "plant/+", broker = "mqtt://127.0.0.1"',
+        'kind = "socket", path = "/run/hedge/rows.sock"',
+    ],
+)
+def test_what_comes_over_the_network_or_a_socket_needs_no_device(image: Path, source: str) -> None:
+    plan = _plan(image, _live(source))
+    assert plan.problems == ()
+    assert not [one for one in plan.steps if isinstance(one, WriteFile) and ".conf" in one.path]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ('kind = "stdin"', "a service has no standard input"),
+        ('kind = "socket", path = "/srv/rows.sock"', "may make a socket below /run/hedge alone"),
+        ('kind = "images", path = "/etc/hedge", remove = true', "may remove files below"),
+        ('kind = "audio", path = "/home/me/a.wav"', "/home/me/a.wav"),
+    ],
+)
+def test_what_the_service_could_not_read_is_said_before_it_is_installed(
+    image: Path, source: str, says: str
+) -> None:
+    assert any(says in problem for problem in _plan(image, _live(source)).problems)
+
+
+def test_secrets_of_a_source_are_handed_over_as_those_of_the_uplink_are(image: Path) -> None:
+    (image / "etc/hedge/camera-password").write_text("secret")
+    (image / "etc/hedge/camera-password").chmod(0o600)
+    source = 'kind = "video", url = "rtsp://viewer@camera/1", password_file = "camera-password"'
+    text = _text(_plan(image, _live(source)))
+    assert "LoadCredential=camera-password:/etc/hedge/camera-password\n" in text
+
+
+def test_what_a_sink_or_a_clip_writes_is_below_the_state_directory(image: Path) -> None:
+    rule = '[[stream.event]]\nname = "e"\nlabels = ["1"]\nclip = { path = "/srv/clips" }\n'
+    sink = '[[sink]]\nkind = "sqlite"\npath = "/srv/out.db"\n'
+    problems = _plan(image, _live('kind = "video", url = "rtsp://c/1"', rule + sink)).problems
+    assert [one for one in problems if "/srv/clips" in one]
+    assert [one for one in problems if "/srv/out.db" in one]

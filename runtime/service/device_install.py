@@ -7,8 +7,21 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from ..config import Config, FolderSource, JsonLinesSink, ReplaySource, load_config
+from ..config import Config, load_config
 from ..shipped import bundle_path
+from ..sinks.options import JsonLinesSink, SqliteSink
+from ..sources.opening import is_file
+from ..sources.options import (
+    AudioSource,
+    FolderSource,
+    ImagesSource,
+    MqttSource,
+    ReplaySource,
+    SerialSource,
+    SocketSource,
+    StdinSource,
+    VideoSource,
+)
 from .plan import Command, LetRead, Plan, Step, WriteFile
 from .reach import (
     closed,
@@ -26,12 +39,18 @@ from .units import RULES, UNITS, Need, credential_problem, shipped, unit_text
 STATE = Path("/var/lib/hedge")
 """The state directory, which StateDirectory= of the unit makes."""
 
+RUN = Path("/run/hedge")
+"""Where programs find its sockets, which RuntimeDirectory= of the unit makes."""
+
 _UNITS = "/etc/systemd/system"
 _RULES = "/etc/udev/rules.d"
 _GROUPS: Mapping[Need, tuple[str, ...]] = {
     "gpu": ("video", "render"),
     "pmic": ("video",),
     "rapl": ("hedge-power",),
+    "camera": ("video",),
+    "sound": ("audio",),
+    "serial": ("dialout",),
 }
 _SECRETS = ("password_file", "ca_file", "cert_file", "key_file")
 
@@ -46,6 +65,7 @@ def plan_device(
 ) -> Plan:
     """Return what would be done to have a device run as a service.
 
+    What its live sources need is found from the configuration, and added to ``needs``.
     ``config_path`` and ``program``, the command that starts hedge, are as seen from within
     ``root``, the file system that is installed into.
 
@@ -57,6 +77,7 @@ def plan_device(
     own = {name: text for name, text in environ.items() if not name.startswith("HEDGE__")}
     config = load_config(seen, environ=own)  # a variable of this shell is none of the service's
     base = config_path.parent
+    needs = [*needs, *(need for need in _sources_need(config) if need not in needs)]
     secrets = _secrets(config, base=base, root=root)
     text = unit_text("device", command=(*program, "run", str(config_path)), credentials=secrets)
     unit = UNITS["device"]
@@ -80,6 +101,20 @@ def plan_device(
     )
 
 
+def _sources_need(config: Config) -> list[Need]:
+    """Return what the devices that the streams read ask of the unit."""
+    found: dict[Need, None] = {}
+    for stream in config.stream:
+        match stream.source:
+            case VideoSource(url=url) if url is None or url.startswith("/dev/"):
+                found["camera"] = None
+            case AudioSource(device=device) if device is not None:
+                found["sound"] = None
+            case SerialSource():
+                found["serial"] = None
+    return list(found)
+
+
 def _secrets(config: Config, *, base: Path, root: Path) -> dict[str, Path]:
     """Return the files that the service itself cannot read, by bare name."""
     paths = [base / name for _, name in _secret_names(config)]
@@ -93,6 +128,11 @@ def _secrets(config: Config, *, base: Path, root: Path) -> dict[str, Path]:
 def _secret_names(config: Config) -> Iterator[tuple[str, str]]:
     """Give key and name of each file that systemd can hand over."""
     uplink, traces = config.uplink, config.telemetry.traces
+    for stream in config.stream:
+        if isinstance(stream.source, MqttSource):
+            yield from _named(f"stream {stream.name}: source", stream.source, _SECRETS)
+        elif isinstance(stream.source, VideoSource):
+            yield from _named(f"stream {stream.name}: source", stream.source, _SECRETS[:1])
     if uplink is not None:
         yield from _named("uplink", uplink, _SECRETS)
     if traces is not None:
@@ -128,7 +168,11 @@ def _group_problems(needs: Sequence[Need], *, root: Path) -> Iterator[str]:
     for need in needs:
         for group in _GROUPS[need]:
             if group not in there | made:
-                yield f"--{need}: there is no group {group} (groupadd --system {group})"
+                yield f"{_why(need)}: there is no group {group} (groupadd --system {group})"
+
+
+def _why(need: Need) -> str:
+    return f"a stream's {need}" if need in {"camera", "sound", "serial"} else f"--{need}"
 
 
 def _config_problems(
@@ -151,7 +195,19 @@ def _config_problems(
     for name in _outputs(config):
         if not (base / name).is_relative_to(STATE):
             yield f"{base / name}: the service may write below {STATE} alone"
+    yield from _source_problems(config, base=base)
     yield from _secret_problems(config, base=base, root=root, secrets=secrets)
+
+
+def _source_problems(config: Config, *, base: Path) -> Iterator[str]:
+    for stream in config.stream:
+        match stream.source:
+            case StdinSource():
+                yield f"stream {stream.name}: a service has no standard input; take a socket"
+            case SocketSource(path=path) if not (base / path).is_relative_to(RUN):
+                yield f"{base / path}: the service may make a socket below {RUN} alone"
+            case ImagesSource(path=path, remove=True) if not (base / path).is_relative_to(STATE):
+                yield f"{base / path}: the service may remove files below {STATE} alone"
 
 
 def _secret_problems(
@@ -179,15 +235,23 @@ def _inputs(config: Config, *, base: Path, root: Path) -> Iterator[tuple[str, Pa
         if stream.backend.calibration is not None:
             yield stream.name, base / stream.backend.calibration
         match stream.source:
-            case ReplaySource(path=path) | FolderSource(path=path):
+            case ReplaySource(path=path) | FolderSource(path=path) | ImagesSource(path=path):
                 yield stream.name, base / path
+            case AudioSource(path=str(path)):
+                yield stream.name, base / path
+            case VideoSource(url=str(url)) if is_file(url):
+                yield stream.name, base / url
 
 
 def _outputs(config: Config) -> Iterator[str]:
     """Give the files that the daemon would write besides its state."""
     for sink in config.sink:
-        if isinstance(sink, JsonLinesSink):
+        if isinstance(sink, JsonLinesSink | SqliteSink):
             yield sink.path
+    for stream in config.stream:
+        for rule in stream.event:
+            if rule.clip is not None:
+                yield str(Path(config.device.state_dir) / rule.clip.path)
     if config.telemetry.report is not None:
         yield config.telemetry.report
     if config.telemetry.log is not None:

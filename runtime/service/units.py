@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 Kind = Literal["device", "worker"]
-Need = Literal["gpu", "pmic", "rapl"]
+Need = Literal["gpu", "pmic", "rapl", "camera", "sound", "serial"]
 Ownership = Literal["missing", "ours", "changed", "foreign"]
 
 UNITS: Mapping[Kind, str] = {"device": "hedge.service", "worker": "hedge-worker.service"}
