@@ -15,12 +15,12 @@ from typing import Any
 from hedge.runtime.config import (
     Config,
     Device,
-    JsonLinesSink,
-    ReplaySource,
     Stream,
     UplinkConfig,
 )
 from hedge.runtime.daemon import serve
+from hedge.runtime.sinks.options import JsonLinesSink
+from hedge.runtime.sources.options import ReplaySource
 from hedge.uplink.link.mqtt import MqttLink
 from hedge.uplink.outbox.durable_outbox import DurableOutbox
 from hedge.uplink.outbox.outbox import End, Placed, Record
