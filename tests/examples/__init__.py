@@ -1,0 +1,1 @@
+"""The worked examples, each run whole: a real source, a device, a broker and a worker."""
