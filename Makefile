@@ -7,7 +7,7 @@ SOURCES := $(shell find __init__.py __main__.py py.typed models telemetry uplink
 	board_configs -type f -not -path '*/__pycache__/*')
 
 .NOTPARALLEL:
-.PHONY: run test check modelserver bench faults fuzz soak test-arm64 service-test format clean
+.PHONY: run test check modelserver bench examples live faults fuzz soak test-arm64 service-test format clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.demo $(VENV)/.installed
@@ -15,7 +15,7 @@ run: $(VENV)/.demo $(VENV)/.installed
 
 test: check
 	sh tests/install_peers.sh
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.dev $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -27,8 +27,20 @@ bench: $(VENV)/.dev $(VENV)/.installed
 	$(BIN)/python tests/bench/loop.py --keep
 	$(BIN)/python tests/bench/backends.py --keep
 	$(BIN)/python tests/bench/energy.py --keep
+	$(BIN)/python tests/bench/inputs.py --keep
 	sh tests/install_peers.sh
 	$(BIN)/python tests/bench/uplink.py --keep
+
+# The worked examples on real recordings (HEDGE_DATA), as docs/examples tells of them.
+examples: $(VENV)/.dev $(VENV)/.installed
+	sh tests/install_peers.sh
+	cd tests && $(CURDIR)/$(BIN)/python -m examples
+
+# Eight live sources, each taken away from a running device and given back; an hour of film.
+live: $(VENV)/.dev $(VENV)/.installed
+	sh tests/install_peers.sh
+	cd tests && $(CURDIR)/$(BIN)/python -m live
+	cd tests && $(CURDIR)/$(BIN)/python -m video
 
 # An hour of faults, which goes on where it was; the figures are kept beside the harness.
 faults: $(VENV)/.dev $(VENV)/.installed
