@@ -131,6 +131,7 @@ _MQTT = {
     **_ROWS,
     "topic": Note("what is listened to; + and # stand for any names"),
     "qos": Note("0: what is sent while away is lost; 1: the broker keeps it"),
+    "keepalive_s": Note("how soon a silent link is noticed"),
     "broker": Note("another one than that of [uplink]", "mqtt://127.0.0.1:1883"),
     "password_file": Note("the password for that broker's user", "mqtt-password"),
     "ca_file": Note("whom to trust with mqtts://", "ca.pem"),
