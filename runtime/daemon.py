@@ -24,6 +24,7 @@ from .reload import Reload
 from .report import RunReport, check_place, write_json
 from .run_figures import RunFigures
 from .session import next_session
+from .shared_since import SharedSince
 from .signals import stopped_by_signals
 from .sinks.local import LocalSinks, open_sinks
 from .snapshots import Snapshots
@@ -90,7 +91,8 @@ def _serve(
     reader = open_reader(config.telemetry.power, board=board, base=base, clock=boottime_ns)
     stack.callback(reader.close)
     session = next_session(state)
-    out = way_out(config, streams, base=base, session=session, bell=bell)
+    shared = SharedSince(state, config.stream, session=session)
+    out = way_out(config, streams, base=base, session=session, bell=bell, since=shared.since)
     events = Events(state=state, session=session)
     events.serve(streams.watched(), [*sinks.sinks, *out.sinks])
     notes = Notes(out.uplink.note)
@@ -117,6 +119,7 @@ def _serve(
         loop=loop,
         uplink=out.uplink,
         notes=notes,
+        shared=shared,
         systemd=notifier.send,
         bell=bell,
     )

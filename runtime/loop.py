@@ -68,6 +68,10 @@ class Loop:
         self._stopping = True
         self._bell.set()
 
+    def next_id(self) -> str:
+        """Return an id that comes after all that were given out; in the loop's thread."""
+        return next(self._ids)
+
     def use(self, sinks: Sequence[Emitter]) -> None:
         """Hand outcomes to these sinks from now on; in the loop's thread, from a feed."""
         self._emits = tuple(sink.emit for sink in sinks)

@@ -25,6 +25,7 @@ from .config import Config
 from .events.events import Events
 from .loop import Loop
 from .notes import Notes
+from .shared_since import Place, SharedSince
 from .sinks.local import LocalSinks
 from .sinks.options import MqttSinkConfig
 from .sinks.sink import Sink
@@ -63,6 +64,7 @@ class Reload:
         loop: Loop,
         uplink: Uplink,
         notes: Notes,
+        shared: SharedSince,
         systemd: Callable[[str], None],
         bell: threading.Event,
     ) -> None:
@@ -76,6 +78,7 @@ class Reload:
         self._loop = loop
         self._uplink = uplink
         self._notes = notes
+        self._shared = shared
         self._systemd = systemd
         self._bell = bell
         self._asked = False
@@ -160,6 +163,7 @@ class Reload:
         self._uplink.adopt(
             self._streams.contracts(),
             codecs={stream.name: stream.codec for stream in change.config.stream},
+            since=self._shared.change(change.config.stream, lambda: _place(self._loop.next_id())),
         )
         close_all(one for name, one in old.items() if new.get(name) is not one)
         self._tasks.put(functools.partial(change.sinks.succeed, self._sinks))
@@ -175,6 +179,11 @@ class Reload:
         line = str(error).replace("\n", " ")
         self._systemd(f"READY=1\nSTATUS=serving; the last good configuration is kept: {line}")
         self._notes.say(f"the last good configuration is kept: {line}"[:200])
+
+
+def _place(sample_id: str) -> Place:
+    session, _, number = sample_id.rpartition("-")
+    return int(session), int(number)
 
 
 def _check_kept(old: Config, new: Config) -> None:

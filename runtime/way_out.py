@@ -55,8 +55,9 @@ def way_out(
     base: Path,
     session: int,
     bell: threading.Event,
+    since: Mapping[str, tuple[int, int]],
 ) -> WayOut:
-    """Build it, not yet started.
+    """Build it, not yet started; ``since`` is `Uplink.adopt`'s.
 
     Raises:
         ConfigError: a URL, a file, a codec, a budget or quiet hours are no good.
@@ -92,6 +93,7 @@ def way_out(
         keep_for_s=uplink.keep_for_s,
         codecs={stream.name: stream.codec for stream in config.stream},
         publishers=others.publishers,
+        since=since,
         bell=bell,
         clock=boottime_ns,
     )

@@ -107,8 +107,14 @@ class ScriptedUplink:
     def owed(self) -> list[Owed]:
         return []
 
-    def adopt(self, contracts: Mapping[str, Contract], *, codecs: Mapping[str, Codec]) -> None:
-        self.adopted = (contracts, codecs)
+    def adopt(
+        self,
+        contracts: Mapping[str, Contract],
+        *,
+        codecs: Mapping[str, Codec],
+        since: Mapping[str, tuple[int, int]],
+    ) -> None:
+        self.adopted = (contracts, codecs, since)
 
     def busy_ns(self) -> int:
         return 0

@@ -15,8 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
 
+from hedge.models.bundle import load_bundle, write_bundle
 from hedge.runtime.shipped import bundle_path
 
 StartBroker = Callable[..., "subprocess.Popen[bytes]"]
@@ -79,6 +83,24 @@ class Device:
         path = self.place / name
         text = path.read_text().split("\n")[:-1] if path.exists() else []
         return [json.loads(line) for line in text]
+
+    def uplink(self) -> dict[str, int]:
+        """Return the uplink's counters as the device tells them on its socket; none: not yet."""
+        try:
+            with socket.socket(socket.AF_UNIX) as asking:
+                asking.settimeout(5)
+                asking.connect(str(self.place / "state" / "hedge.sock"))
+                asking.sendall(b"GET /telemetry HTTP/1.0\r\n\r\n")
+                with asking.makefile("rb") as answer:
+                    found: dict[str, Any] = json.loads(answer.read().partition(b"\r\n\r\n")[2])
+        except (OSError, ValueError):
+            return {}
+        counters: dict[str, int] = found["uplink"]
+        return counters
+
+    def held(self) -> int:
+        """Return how many asks wait in the outbox; -1: nobody says."""
+        return self.uplink().get("outbox_held", -1)
 
     def log(self) -> str:
         """Return what it logged."""
@@ -241,3 +263,95 @@ def test_many_wishes_at_once_are_as_good_as_a_few(device: Device, eventually: Ev
     report = device.end()
     assert 1 <= report["counts"]["reloads"] <= 20
     assert "reloads_refused" not in report["counts"]
+
+
+# --- what may leave the device ---
+
+
+@pytest.fixture
+def unsure(tmp_path: Path) -> Path:
+    """Give digits' bundle with a gate that lets nothing pass unasked."""
+    bundle = load_bundle(bundle_path("digits"))
+    assert bundle.manifest.calibration is not None
+    manifest = msgspec.structs.replace(
+        bundle.manifest,
+        filter=(),
+        calibration=msgspec.structs.replace(bundle.manifest.calibration, total=0.0),
+    )
+    named = {"edge.onnx", "cloud.onnx", "seen.npy"} & set(manifest.files)
+    files = {name: bundle.read(name) for name in named}
+    return write_bundle(tmp_path / "unsure", manifest, files).path
+
+
+def _asked(port: int, device: Device, eventually: Eventually) -> list[bytes]:
+    """Return what a worker would have been asked until the device says that nothing waits."""
+    heard: list[bytes] = []
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.on_message = lambda _client, _data, message: heard.append(bytes(message.payload))
+    client.connect("127.0.0.1", port)
+    client.subscribe("hedge/1/+/+/ask/#", qos=1)
+    client.loop_start()
+    try:
+        eventually(lambda: device.held() == 0)
+    finally:
+        client.loop_stop()
+        client.disconnect()
+    return heard
+
+
+@pytest.mark.parametrize("way", ["reload", "restart"])
+def test_asks_that_wait_are_not_sent_once_less_may_leave(
+    device: Device,
+    unsure: Path,
+    free_port: int,
+    start_broker: StartBroker,
+    eventually: Eventually,
+    way: str,
+) -> None:
+    uplink = f'[uplink]\nbroker = "mqtt://127.0.0.1:{free_port}"\n'
+    paced = stream(bundle=str(unsure), rate=100, more="answer_within_ms = 1")
+    device.write(_DEVICE, paced, uplink)
+    device.start()
+    eventually(lambda: device.held() >= 20)
+    device.write(_DEVICE, paced + 'privacy = { share = "nothing" }\n', uplink)
+    if way == "reload":
+        device.reload()
+        eventually(lambda: device.hears("READY=1"))
+    else:
+        device.end()
+        device.start()
+        eventually(lambda: device.held() >= 20)
+    start_broker("mosquitto", free_port)
+    assert _asked(free_port, device, eventually) == []
+    assert device.end()["uplink"]["unsendable"] >= 20
+
+
+def test_asks_that_wait_are_sent_after_a_restart_that_changes_nothing(
+    device: Device,
+    unsure: Path,
+    free_port: int,
+    start_broker: StartBroker,
+    eventually: Eventually,
+) -> None:
+    uplink = f'[uplink]\nbroker = "mqtt://127.0.0.1:{free_port}"\n'
+    paced = stream(bundle=str(unsure), rate=100, more="answer_within_ms = 1")
+    device.write(_DEVICE, paced, uplink)
+    device.start()
+    eventually(lambda: device.held() >= 20)
+    device.end()
+    start_broker("mosquitto", free_port)
+    worker = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "hedge", "worker", str(unsure)),
+            *("--broker", f"mqtt://127.0.0.1:{free_port}"),
+        ],
+        cwd=device.place,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        device.start()
+        eventually(lambda: device.uplink().get("answered", 0) >= 20)
+    finally:
+        worker.kill()
+        worker.wait()
+    device.end()

@@ -31,7 +31,13 @@ class Absent:
     def final(self, ask_id: str) -> None:
         """Do nothing."""
 
-    def adopt(self, contracts: Mapping[str, Contract], *, codecs: Mapping[str, Codec]) -> None:
+    def adopt(
+        self,
+        contracts: Mapping[str, Contract],
+        *,
+        codecs: Mapping[str, Codec],
+        since: Mapping[str, tuple[int, int]],
+    ) -> None:
         """Do nothing."""
 
     def busy_ns(self) -> int:

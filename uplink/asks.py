@@ -113,8 +113,17 @@ class Uplink(Protocol):
     def final(self, ask_id: str) -> None:
         """Note that the sinks have the final outcome of what was offered; it is not owed now."""
 
-    def adopt(self, contracts: Mapping[str, Contract], *, codecs: Mapping[str, Codec]) -> None:
-        """Go by these contracts and codecs, by stream, for what is offered from now on."""
+    def adopt(
+        self,
+        contracts: Mapping[str, Contract],
+        *,
+        codecs: Mapping[str, Codec],
+        since: Mapping[str, tuple[int, int]],
+    ) -> None:
+        """Go by these contracts and codecs, by stream, for what is offered from now on.
+
+        Asks of a stream before the session and number of ``since`` are not sent any more.
+        """
 
     def busy_ns(self) -> int:
         """Return the CPU time that the uplink's thread has taken."""

@@ -61,7 +61,7 @@ class Pump:
     has not yet taken; the answers not yet fetched are bounded by what was offered. An ask is
     kept for delivery for ``keep_for_s`` though its user waits no more; None: it is not.
     ``codecs`` says by stream how bodies travel, ``publishers`` what else goes over the link;
-    with a ``meter``, which is then the link, all keep to its budget.
+    with a ``meter``, which is then the link, all keep to its budget. ``since`` is `adopt`'s.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Pump:
         keep_for_s: float | None = None,
         codecs: Mapping[str, wire.Codec] | None = None,
         publishers: Sequence[Publisher] = (),
+        since: Mapping[str, tuple[int, int]] | None = None,
         queue: int = 256,
         window: Window = Window(),  # noqa: B008 -- frozen
     ) -> None:
@@ -91,6 +92,7 @@ class Pump:
         self._queue = queue
         self._window = window
         self._codecs = codecs or {}
+        self._since = since or {}
         self._publishers = publishers
         self._meter = link if isinstance(link, Meter) else None
         self._presence = Presence(device, session=session)
@@ -177,9 +179,15 @@ class Pump:
             counts.update({f"left_{name}": n for name, n in self._meter.left.items()})
         return counts
 
-    def adopt(self, contracts: Mapping[str, Contract], *, codecs: Mapping[str, wire.Codec]) -> None:
-        """Go by these for what is offered from now on."""
-        self._contracts, self._codecs = contracts, codecs
+    def adopt(
+        self,
+        contracts: Mapping[str, Contract],
+        *,
+        codecs: Mapping[str, wire.Codec],
+        since: Mapping[str, tuple[int, int]],
+    ) -> None:
+        """Go by these for what is offered, and sent, from now on."""
+        self._contracts, self._codecs, self._since = contracts, codecs, since
 
     def busy_ns(self) -> int:
         """Return the CPU time of the thread, as of its last turn."""
@@ -490,6 +498,7 @@ class Pump:
             self._remember(ask_id, "late")
 
     def _send(self) -> None:
+        self._sender.withhold(self._since)
         for record, detail in self._sender.send():
             self._tally.drop("unsendable", detail)
             self._end(Answer(record.id, record.stream, "refused", detail=detail), "refused")

@@ -7,13 +7,13 @@ claims it gets it in parts. Whatever the connection loses is the outbox's to off
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
-from ..models.errors import HedgeError
+from ..models.errors import HedgeError, UplinkError
 from ..telemetry.clock import Clock
 from . import parts, wire
 from .link.backoff import Backoff
@@ -26,6 +26,7 @@ from .topics import Device
 _LONGEST_LEASE = 8  # times the first one
 _BESIDE_BYTES = 64  # of a packet, beside its topic, its payload and the texts of its properties
 _MAX_CLAIMS = 256
+_ALWAYS = (0, 0)
 
 
 class Window(Struct, frozen=True, kw_only=True):
@@ -79,6 +80,7 @@ class Sender:
         self._claims: OrderedDict[str, str] = OrderedDict()  # by ask, the worker that wants it
         self._parts: deque[tuple[str, str, bytes]] = deque()  # those of one ask, with its id
         self._sent: set[str] = set()
+        self._since: Mapping[str, tuple[int, int]] = {}
         self._deaf = Backoff(first_s=0.5, cap_s=8.0)
         self._silent_until_ns: int | None = None
 
@@ -147,6 +149,13 @@ class Sender:
         self._tally.add("claims")
         self._drop_parts(record.id)
         self._claims[record.id] = worker
+
+    def withhold(self, since: Mapping[str, tuple[int, int]]) -> None:
+        """Send no ask of a stream that is before this session and number, nor parts of one."""
+        if since is not self._since:
+            self._since = since
+            self._claims.clear()
+            self._parts.clear()
 
     def send(self) -> list[Refusal]:
         """Send what is due, as far as the window and the budget go; return what cannot be."""
@@ -218,8 +227,10 @@ class Sender:
         """Return an ask, or its notice where it is too long for this broker.
 
         Raises:
-            HedgeError: it is too long for a notice, too.
+            HedgeError: it is too long for a notice, too, or may not be sent any more.
         """
+        if self._is_withheld(record):
+            raise UplinkError("what may leave the device has changed since", where=record.id)
         request = _timed(record, now_ns)
         payload = wire.encode(request)
         limit, topic = self._max_packet_bytes, self._device.ask(record.stream)
@@ -258,7 +269,7 @@ class Sender:
     def _cut(self, ask_id: str, worker: str) -> None:
         """Cut an ask into the parts that its worker gets."""
         record = self._outbox.find(ask_id)
-        if record is None or self._max_packet_bytes is None:
+        if record is None or self._max_packet_bytes is None or self._is_withheld(record):
             return
         payload = wire.encode(_timed(record, self._clock()))
         pieces = parts.split(payload, part_bytes=parts.part_bytes(self._max_packet_bytes))
@@ -266,6 +277,12 @@ class Sender:
         self._parts.extend(
             (ask_id, topic, _part(record, index, pieces)) for index in range(len(pieces))
         )
+
+    def _is_withheld(self, record: Record) -> bool:
+        since = self._since.get(record.stream)
+        if since is None or since == _ALWAYS:
+            return False
+        return (record.request.session, int(record.id.rpartition("-")[2])) < since
 
     def _drop_parts(self, ask_id: str) -> None:
         self._claims.pop(ask_id, None)
