@@ -65,7 +65,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     final outcome of the same id. ``label`` indexes the bundle's labels. ``degraded``
     names why the far end's answer is missing from a final one. ``latency_ns`` runs from
     the sample's capture (``taken_at_ns``, CLOCK_BOOTTIME) to this outcome; ``energy_j`` is None
-    where nothing measures it.
+    where nothing measures it. ``detail`` says of a failed one what is wrong.
     """
 
     stream: str
@@ -81,3 +81,4 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     energy_j: float | None = None
     reason: str | None = None
     taken_at_ns: int = 0
+    detail: str | None = None

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from ..models.errors import HedgeError
 from .children import die_with_parent
@@ -19,20 +20,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     3: done, and not to be taken as it is (`hedge quantize`, `hedge bench compare`).
     """
+    interrupted: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- signal's own
+        interrupted.append(number)
+        raise KeyboardInterrupt
+
+    given = sys.argv[1:] if arguments is None else arguments
     try:
         die_with_parent(os.environ)
-        for number in (signal.SIGTERM, signal.SIGHUP):  # a service has handlers of its own
-            signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, interrupt)  # a service has handlers of its own
+        if "run" in given[:2] and not os.isatty(0):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload, of what is not yet read
         code = _run(arguments)
         sys.stdout.flush()
-    except HedgeError as error:
-        return _say(f"hedge: {error}", 2)
-    except KeyboardInterrupt:
-        return _say("hedge: interrupted", _INTERRUPTED)
-    except BrokenPipeError:
-        return _say(None, 1)
-    except OSError as error:
-        return _say(f"hedge: {error.filename or 'output'}: {error.strerror or error}", 1)
+    except (Exception, KeyboardInterrupt) as error:
+        if interrupted:  # amid an import it comes as whatever that makes of it
+            return _say("hedge: interrupted", _INTERRUPTED)
+        match error:
+            case HedgeError():
+                return _say(f"hedge: {error}", 2)
+            case BrokenPipeError():
+                return _say(None, 1)
+            case OSError():
+                return _say(f"hedge: {error.filename or 'output'}: {error.strerror or error}", 1)
+        raise
     return code
 
 

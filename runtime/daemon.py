@@ -120,6 +120,7 @@ def _serve(
         uplink=out.uplink,
         notes=notes,
         shared=shared,
+        renew=out.renew,
         systemd=notifier.send,
         bell=bell,
     )

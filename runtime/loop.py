@@ -30,6 +30,8 @@ from .sinks.sink import Emitter
 from .tracing.tracer import NullTracer, Tracer
 
 _log = logging.getLogger(__name__)
+_FEW = 16  # failures in a row of one kind are all told, before they are told rarely
+_LONGEST = 300  # characters of what is told of one
 _LONGEST_S = 3600.0  # a wait that some platforms refuse begins at months
 _NOTHING = np.empty(0, np.uint8)
 _NOTHING.setflags(write=False)
@@ -121,6 +123,10 @@ class Loop:
 
     def run(self) -> None:
         """Serve until every source has ended and nothing waits, or until stopped."""
+        with np.errstate(all="ignore"):  # what overflows is found and said; a warning is no news
+            self._run()
+
+    def _run(self) -> None:
         while not self._stopping:
             self._uplink.check()
             now_ns = self._clock()
@@ -311,8 +317,11 @@ class Loop:
         ledger.reasons[reason] += 1
         times = ledger.reasons[reason]
         trace = error if reason == "bug" else None
-        _log.log(rarely(times), "%s: failed sample %d: %s", lane.name, times, error, exc_info=trace)
-        latency_ns = self._emit(sample, route="failed", reason=reason, final=True)
+        level = rarely(max(1, times - _FEW))
+        _log.log(level, "%s: failed sample %d: %s", lane.name, times, error, exc_info=trace)
+        latency_ns = self._emit(
+            sample, route="failed", reason=reason, final=True, detail=str(error)[:_LONGEST]
+        )
         ledger.first["failed"].record(latency_ns)
         ledger.final["failed"].record(latency_ns)
 
@@ -326,6 +335,7 @@ class Loop:
         opinion: Opinion | None = None,
         degraded: str | None = None,
         reason: str | None = None,
+        detail: str | None = None,
     ) -> int:
         """Hand an outcome to every sink; return its latency in nanoseconds."""
         latency_ns = self._clock() - sample.taken_at_ns
@@ -343,6 +353,7 @@ class Loop:
             None,
             reason,
             sample.taken_at_ns,
+            detail,
         )
         for emit in self._emits:
             try:

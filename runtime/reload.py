@@ -65,6 +65,7 @@ class Reload:
         uplink: Uplink,
         notes: Notes,
         shared: SharedSince,
+        renew: Callable[[Config], None],
         systemd: Callable[[str], None],
         bell: threading.Event,
     ) -> None:
@@ -79,6 +80,7 @@ class Reload:
         self._uplink = uplink
         self._notes = notes
         self._shared = shared
+        self._renew = renew
         self._systemd = systemd
         self._bell = bell
         self._asked = False
@@ -165,6 +167,7 @@ class Reload:
             codecs={stream.name: stream.codec for stream in change.config.stream},
             since=self._shared.change(change.config.stream, lambda: _place(self._loop.next_id())),
         )
+        self._renew(change.config)
         close_all(one for name, one in old.items() if new.get(name) is not one)
         self._tasks.put(functools.partial(change.sinks.succeed, self._sinks))
         self._sinks, self._config = change.sinks, change.config

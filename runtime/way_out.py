@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
 
-from ..models.bundle import Bundle
 from ..telemetry.clock import boottime_ns
 from ..uplink import codecs
 from ..uplink.absent import Absent
@@ -40,12 +39,20 @@ from .version import installed
 _BUDGET, _OUTCOMES = "budget", "outcomes"  # below the state directory, beside the outbox
 
 
+def _nothing(config: Config) -> None:
+    """Tell nobody."""
+
+
 class WayOut(Struct, frozen=True, kw_only=True):
-    """The uplink, the sinks that publish through it, and where telemetry is to be handed."""
+    """The uplink, the sinks that publish through it, and where telemetry is to be handed.
+
+    ``renew`` tells others of the streams and rules of a configuration that is taken up.
+    """
 
     uplink: Uplink
     sinks: Sequence[Sink] = ()
     telemetry: TelemetryTopic | None = None
+    renew: Callable[[Config], None] = _nothing
 
 
 def way_out(
@@ -66,7 +73,6 @@ def way_out(
     uplink = config.uplink
     if uplink is None:
         return WayOut(uplink=Absent())
-    bundles = {name: one.bundle for name, one in streams.served.items()}
     contracts = streams.contracts()
     for stream in config.stream:
         sent = contracts[stream.name]
@@ -82,8 +88,14 @@ def way_out(
     if config.telemetry.every_s is not None:
         others.telemetry = TelemetryTopic(address, wake=link.wake)
         others.publishers.append(others.telemetry)
+    renew = _nothing
     if uplink.home_assistant is not None:
-        others.publishers.append(_home_assistant(config, uplink, address, bundles))
+        home = _home_assistant(config, uplink, address, streams)
+        others.publishers.append(home)
+
+        def renew(config: Config) -> None:
+            home.renew(streams=_sensors(config, streams), events=_rules(config))
+
     pump = Pump(
         link,
         device=address,
@@ -97,7 +109,7 @@ def way_out(
         bell=bell,
         clock=boottime_ns,
     )
-    return WayOut(uplink=pump, sinks=others.sinks, telemetry=others.telemetry)
+    return WayOut(uplink=pump, sinks=others.sinks, telemetry=others.telemetry, renew=renew)
 
 
 class _Others(Struct):
@@ -128,10 +140,6 @@ class _Others(Struct):
         )
         self.publishers.append(publisher)
         self.sinks.append(MqttSink(publisher, labels=labels, which=sink.which, events=sink.events))
-
-
-def _labels(bundles: Mapping[str, Bundle]) -> dict[str, tuple[str, ...]]:
-    return {name: bundle.labels for name, bundle in bundles.items()}
 
 
 def device_link(uplink: UplinkConfig, *, client_id: str, base: Path, session_s: int) -> Link:
@@ -188,19 +196,30 @@ def _outbox(uplink: UplinkConfig, *, folder: Path) -> Outbox:
 
 
 def _home_assistant(
-    config: Config, uplink: UplinkConfig, address: Address, bundles: Mapping[str, Bundle]
+    config: Config, uplink: UplinkConfig, address: Address, streams: Streams
 ) -> HomeAssistant:
-    sinks = [sink for sink in config.sink if isinstance(sink, MqttSinkConfig)]
     return HomeAssistant(
         address,
-        streams=_labels(bundles) if sinks else {},
-        events={
-            stream.name: tuple(rule.name for rule in stream.event)
-            for stream in config.stream
-            if any(sink.events for sink in sinks)
-        },
+        streams=_sensors(config, streams),
+        events=_rules(config),
         version=installed(),
         prefix=uplink.discovery_prefix,
         telemetry=config.telemetry.every_s is not None,
         wanted=bool(uplink.home_assistant),
     )
+
+
+def _sensors(config: Config, streams: Streams) -> dict[str, tuple[str, ...]]:
+    """Return the labels of each stream whose outcomes are published."""
+    return dict(streams.labels) if _mqtt_sinks(config) else {}
+
+
+def _rules(config: Config) -> dict[str, tuple[str, ...]]:
+    """Return the rules of each stream whose events are published."""
+    if not any(sink.events for sink in _mqtt_sinks(config)):
+        return {}
+    return {one.name: tuple(rule.name for rule in one.event) for one in config.stream}
+
+
+def _mqtt_sinks(config: Config) -> list[MqttSinkConfig]:
+    return [sink for sink in config.sink if isinstance(sink, MqttSinkConfig)]

@@ -119,6 +119,41 @@ def test_an_interruption_at_any_moment_is_one_line(tmp_path: Path, after_s: floa
     assert process.returncode in {130, -signal.SIGINT, 1}
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_that_an_import_makes_something_else_of_is_one_line(
+    number: signal.Signals,
+) -> None:
+    code = f"""
+import os, sys
+from hedge.runtime import cli
+def importing(arguments):
+    try:
+        os.kill(os.getpid(), {int(number)})
+        for _ in range(10**9): pass
+    except KeyboardInterrupt as error:
+        raise ImportError("initialization failed") from error
+cli._run = importing
+sys.exit(cli.main(["demo"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "hedge: interrupted\n")
+
+
+def test_a_device_that_is_told_to_reload_before_it_is_up_starts_all_the_same() -> None:
+    code = """
+import os, signal, sys
+from hedge.runtime import cli
+cli._run = lambda arguments: os.kill(os.getpid(), signal.SIGHUP) or 7
+sys.exit(cli.main(["-v", "run", "device.toml"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, check=False, timeout=60
+    )
+    assert done.returncode == 7
+
+
 def test_output_that_nobody_takes_is_no_traceback(tmp_path: Path) -> None:
     for place in ("/dev/full", "| head -c 1"):
         end = place if place.startswith("|") else f"> {place}"

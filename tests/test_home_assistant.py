@@ -288,6 +288,23 @@ def test_every_connection_gets_it_and_no_connection_makes_it_due() -> None:
     assert len(broker.published) == 2
 
 
+def test_what_a_reload_brings_is_told_and_what_it_takes_away_is_removed() -> None:
+    publisher = home(events={"door": ("visitor",)})
+    broker, link = connected(publisher)
+    before = json.loads(broker.retained[TOPIC])["cmps"]
+    publisher.renew(streams={"hall": ("empty", "crowd")}, events={"hall": ("rush",)})
+    publisher.turn(link, 5 * SECOND_NS)
+    told = json.loads(broker.retained[TOPIC])["cmps"]
+    assert told["hall_label"]["options"] == ["empty", "crowd"]
+    assert told["hall_EVENT_rush"]["p"] == "binary_sensor"
+    assert told["door_label"] == {"p": "sensor"}, "which is how one is removed"
+    assert told["door_EVENT_visitor"] == {"p": "binary_sensor"}
+    assert told.keys() == before.keys() | {"hall_EVENT_rush"}
+    publisher.renew(streams={"hall": ("empty", "crowd")}, events={"hall": ("rush",)})
+    publisher.turn(link, 99 * SECOND_NS)
+    assert len(broker.published) == 2, "nothing new is not said again"
+
+
 def test_a_device_that_is_not_wanted_is_removed() -> None:
     broker, _ = connected(home(wanted=False))
     assert broker.retained == {TOPIC: b""}

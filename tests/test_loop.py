@@ -353,12 +353,16 @@ class BadSource:
     def close(self) -> None: ...
 
 
-def test_a_row_of_failures_is_logged_ever_more_rarely(caplog: pytest.LogCaptureFixture) -> None:
+def test_of_a_row_of_failures_the_first_are_logged_and_then_ever_fewer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     clock = Clock()
-    _run([_lane(clock, [(np.nan, 0.0, 0.0)] * 100)], clock)
+    sink, _ = _run([_lane(clock, [(np.nan, 0.0, 0.0)] * 100)], clock)
     warnings = [one for one in caplog.records if one.levelname == "WARNING"]
-    assert len(warnings) == 7
-    assert "failed sample 64: model: output 0 is nan" in warnings[-1].message
+    numbers = [int(one.message.split("failed sample ")[1].split(":")[0]) for one in warnings]
+    assert numbers == [*range(1, 17), 17, 18, 20, 24, 32, 48, 80]
+    assert "failed sample 80: model: output 0 is nan" in warnings[-1].message
+    assert {one.detail for one in sink.outcomes} == {"model: output 0 is nan"}, "each says why"
 
 
 def test_a_sample_that_does_not_fit_fails_alone_whatever_is_wrong_with_it() -> None:

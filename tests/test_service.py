@@ -742,6 +742,16 @@ def test_secrets_of_a_source_are_handed_over_as_those_of_the_uplink_are(image: P
     assert "LoadCredential=camera-password:/etc/hedge/camera-password\n" in text
 
 
+def test_a_hook_that_the_service_cannot_see_and_a_port_that_it_may_not_have_are_said(
+    image: Path,
+) -> None:
+    hook = '[[sink]]\nkind = "command"\nargv = ["/root/notify.sh"]\n'
+    page = '[[sink]]\nkind = "http"\nlisten = "80"\n'
+    problems = _plan(image, _DEVICE + hook + page).problems
+    assert [one for one in problems if "/root" in one]
+    assert [one for one in problems if "may not listen at 80" in one]
+
+
 def test_what_a_sink_or_a_clip_writes_is_below_the_state_directory(image: Path) -> None:
     rule = '[[stream.event]]\nname = "e"\nlabels = ["1"]\nclip = { path = "/srv/clips" }\n'
     sink = '[[sink]]\nkind = "sqlite"\npath = "/srv/out.db"\n'

@@ -8,8 +8,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from ..config import Config, load_config
+from ..local_server.endpoint import address_of
 from ..shipped import bundle_path
-from ..sinks.options import JsonLinesSink, SqliteSink
+from ..sinks.options import CommandSink, HttpSink, JsonLinesSink, SqliteSink
 from ..sources.opening import is_file
 from ..sources.options import (
     AudioSource,
@@ -42,6 +43,7 @@ STATE = Path("/var/lib/hedge")
 RUN = Path("/run/hedge")
 """Where programs find its sockets, which RuntimeDirectory= of the unit makes."""
 
+_PRIVILEGED = 1024  # ports below it are for who has the capability
 _UNITS = "/etc/systemd/system"
 _RULES = "/etc/udev/rules.d"
 _GROUPS: Mapping[Need, tuple[str, ...]] = {
@@ -195,11 +197,16 @@ def _config_problems(
     for name in _outputs(config):
         if not (base / name).is_relative_to(STATE):
             yield f"{base / name}: the service may write below {STATE} alone"
-    yield from _source_problems(config, base=base)
+    yield from _source_problems(config, base=base, root=root)
     yield from _secret_problems(config, base=base, root=root, secrets=secrets)
 
 
-def _source_problems(config: Config, *, base: Path) -> Iterator[str]:
+def _source_problems(config: Config, *, base: Path, root: Path) -> Iterator[str]:
+    for sink in config.sink:
+        if isinstance(sink, CommandSink):
+            yield from unreachable(Path(sink.argv[0]), root=root, what="sink.argv")
+        elif isinstance(sink, HttpSink) and address_of(sink.listen)[1] < _PRIVILEGED:
+            yield f"sink.listen: the service may not listen at {sink.listen}; take 1024 or above"
     for stream in config.stream:
         match stream.source:
             case StdinSource():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Protocol
 
 import msgspec
@@ -46,6 +47,20 @@ def takes(which: Which, outcome: Outcome) -> bool:
     return which == "all" or (which == "finals" and outcome.final)
 
 
+def left_s(end_s: float | None) -> float:
+    """Return how long it is until a moment on the monotonic clock; None has passed, too."""
+    return 0.0 if end_s is None else max(0.0, end_s - time.monotonic())
+
+
+def named(error: OSError, where: object) -> OSError:
+    """Return an error that says in its text what it is about: a file, say."""
+    if error.filename is not None:
+        return error
+    if error.errno is None:
+        return OSError(f"{where}: {error}")
+    return OSError(error.errno, error.strerror, str(where))
+
+
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """An outcome as a reader outside sees it; what is not known, or does not apply, is left out.
 
@@ -66,6 +81,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     score: Annotated[float | None, _is("How unsure the edge was: higher is less sure.")] = None
     score_name: Annotated[str | None, _is("Which measure of doubt the score is.")] = None
     reason: Annotated[str | None, _is("Why it was accepted, escalated, dropped, or failed.")] = None
+    detail: Annotated[str | None, _is("What is wrong with a sample that has failed.")] = None
     degraded: Annotated[
         str | None, _is("Why a final outcome is without the answer that was asked for.")
     ] = None
@@ -90,6 +106,7 @@ def line_of(outcome: Outcome, labels: tuple[str, ...], *, at_s: float | None = N
         score=None if opinion is None else opinion.score,
         score_name=None if opinion is None else opinion.score_name,
         reason=outcome.reason,
+        detail=outcome.detail,
         degraded=outcome.degraded,
         reused_from=outcome.reused_from,
         energy_j=outcome.energy_j,

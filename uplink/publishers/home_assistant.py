@@ -10,6 +10,7 @@ gives the state that it has, or, for a number, nothing, which Home Assistant pas
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -67,15 +68,28 @@ class HomeAssistant:
     ) -> None:
         self._status = f"{prefix}/status"
         self._topic = f"{prefix}/device/{device.site}/{device.name}/config"
-        told = discovery(
-            device, streams=streams, version=version, events=events, telemetry=telemetry
-        )
-        self._payload = msgspec.json.encode(told) if wanted else b""
+        self._tell = functools.partial(discovery, device, version=version, telemetry=telemetry)
+        self._wanted = wanted
+        self._told = self._tell(streams=streams, events=events)
+        self._payload = msgspec.json.encode(self._told) if wanted else b""
         self._pause_ns = int(pause_s * 1e9)
         self._owed = False
         self._open_ns = 0
         self._rests = True
         self._sent = 0
+
+    def renew(
+        self, *, streams: Mapping[str, Sequence[str]], events: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Tell of these from now on, from any one thread; what is no more is said to be removed."""
+        told = self._tell(streams=streams, events=events)
+        if not self._wanted or told == self._told:
+            return
+        gone = self._told["cmps"].keys() - told["cmps"].keys()
+        removed = {key: {"p": self._told["cmps"][key]["p"]} for key in gone}
+        self._told = told
+        self._payload = msgspec.json.encode({**told, "cmps": {**told["cmps"], **removed}})
+        self._owed = True
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -108,8 +122,9 @@ class HomeAssistant:
         self._rests = link is None
         if link is None or not self._owed or now_ns < self._open_ns:
             return
-        if link.send(self._topic, self._payload, retain=True) is not None:
-            self._owed = False
+        payload = self._payload
+        if link.send(self._topic, payload, retain=True) is not None:
+            self._owed = self._payload is not payload  # renewed meanwhile
             self._open_ns = now_ns + self._pause_ns
             self._sent += 1
 
