@@ -200,6 +200,14 @@ def _check_picture(spec: Input, privacy: Privacy, *, where: str) -> None:
             where=f"{where}.region",
             hint="left, top, width and height as shares, as [0.25, 0, 0.5, 1]",
         )
+    rows, columns, _ = _region(spec, privacy.region, outward=False)
+    if privacy.share == "cropped" and (rows.stop <= rows.start or columns.stop <= columns.start):
+        height, wide = _size(spec)
+        raise ConfigError(
+            f"holds no whole pixel of {wide}x{height}, so nothing could be seen",
+            where=f"{where}.region",
+            hint='make it larger, or share "nothing"',
+        )
 
 
 def _size(spec: Input) -> tuple[int, int]:

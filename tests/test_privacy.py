@@ -212,6 +212,7 @@ def _bundle(folder: Path, spec: Input, linear: Callable[..., bytes]) -> Bundle:
         (Privacy(share="cropped"), "image", "no region"),
         (Privacy(share="cropped", region=(0.5, 0, 0.6, 1)), "image", "no part of the picture"),
         (Privacy(share="blurred", region=(0, 0, 0, 1)), "image", "no part of the picture"),
+        (Privacy(share="cropped", region=(0.1, 0.1, 0.1, 0.5)), "image", "no whole pixel of 5x4"),
         (Privacy(share="features"), "image", r"no \[split\]"),
     ],
 )
