@@ -163,6 +163,7 @@ def _serve(
     stack.callback(out.uplink.close, timeout_s=_GOODBYE_S)
     cost.start()
     notifier.send("READY=1\nSTATUS=serving")
+    streams.begin()
     loop.run()
     notifier.send("STOPPING=1")
     events.close()  # what is open ends with us, and the sinks are to hear of it

@@ -311,6 +311,7 @@ class Loop:
     ) -> None:
         if sample is None:
             sample = Sample(lane.name, next(self._ids), now_ns, _NOTHING)
+            lane.count_overrun()
         ledger = lane.ledger
         ledger.read += 1
         ledger.routes["failed"] += 1

@@ -169,6 +169,7 @@ class Reload:
         )
         self._renew(change.config)
         close_all(one for name, one in old.items() if new.get(name) is not one)
+        self._streams.begin()  # now that nobody else holds a port, a socket or a camera
         self._tasks.put(functools.partial(change.sinks.succeed, self._sinks))
         self._sinks, self._config = change.sinks, change.config
         self._loop.counts["reloads"] += 1

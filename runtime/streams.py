@@ -119,6 +119,11 @@ class Streams:
         """Return what each stream asks by: for its samples, or for their features."""
         return {name: one.contract for name, one in self.served.items()}
 
+    def begin(self) -> None:
+        """Let the live sources begin to read, those that have not yet."""
+        for one in self.served.values():
+            one.lane.source.begin()
+
     def close(self) -> None:
         """Close what is served; closing twice is harmless."""
         close_all(self.served.values())
@@ -207,7 +212,7 @@ class Streams:
             where=f"{here}: privacy",
             features=lambda: models.features(bundle, stream.backend),
         )
-        source = open_source(  # last: a live one begins to read
+        source = open_source(
             stream.name,
             stream.source,
             manifest.input,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import wave
@@ -235,6 +236,13 @@ def many_channels(path: Path) -> None:
         file.writeframes(bytes(400 * 100))
 
 
+def all_channels(path: Path) -> None:
+    many_channels(path)
+    with path.open("r+b") as file:
+        file.seek(22)  # of the header: the number of channels
+        file.write(b"\xff\xff")
+
+
 def silent_film(path: Path) -> None:
     with av.open(str(path), "w", format="matroska") as container:
         stream = container.add_stream("mpeg4", rate=10)
@@ -249,26 +257,38 @@ def silent_film(path: Path) -> None:
     [
         (nothing, "no sound file that can be read"),
         (text, "no sound file that can be read"),
-        (many_channels, "200 channels; 1 to 64|no sound file"),
+        (many_channels, "channels in its header: 200; 1 to 64|no sound file"),
+        (all_channels, "channels in its header: none, or more|no sound file"),
         (silent_film, "there is no sound in this file"),
-        (lambda path: path.mkdir(), "no such file"),
-        (lambda path: path.unlink(missing_ok=True), "no such file"),
+        (lambda path: path.mkdir(), "is no plain file"),
+        (os.mkfifo, "is no plain file"),
+        (lambda path: path.unlink(missing_ok=True), "No such file"),
     ],
 )
-def test_a_file_without_sound_is_refused_before_anything_starts(
+def test_a_file_without_sound_is_told_with_what_to_do_and_is_read_once_there_is(
     tmp_path: Path, make: Callable[[Path], None], match: str
 ) -> None:
     file = tmp_path / "a.wav"
     make(file)
-    with pytest.raises(ConfigError, match=match) as caught:
-        of(file)
+    reader = of(file)
+    with pytest.raises(SourceError, match=match) as caught:
+        reader.open()
+    reader.close()
     assert str(caught.value).startswith(str(file))
     assert "\n" not in str(caught.value)
+    assert caught.value.hint is not None
+    write(tmp_path / "b.wav", recording(800)).replace(tmp_path / "c.wav")
+    if file.is_dir():
+        file.rmdir()
+    (tmp_path / "c.wav").replace(file)
+    assert len(read(reader)) == 1
 
 
-def test_a_channel_that_the_file_does_not_have_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no channel 2: it has 2, counted from 0"):
-        of(write(tmp_path / "a.wav", recording(800, channels=2)), channel=2)
+def test_a_channel_that_the_file_does_not_have_is_told(tmp_path: Path) -> None:
+    reader = of(write(tmp_path / "a.wav", recording(800, channels=2)), channel=2)
+    with pytest.raises(SourceError, match="no channel 2: it has 2, counted from 0"):
+        reader.open()
+    reader.close()
 
 
 @pytest.mark.parametrize("given", [{}, {"path": "a.wav", "device": "default"}])
@@ -299,7 +319,7 @@ def test_a_file_that_has_gone_is_away_and_begins_anew_when_it_is_back(tmp_path: 
     reader.read()
     reader.close()
     file.rename(tmp_path / "b.wav")
-    with pytest.raises(SourceError, match="no such file"):
+    with pytest.raises(SourceError, match="No such file"):
         reader.open()
     (tmp_path / "b.wav").rename(file)
     found = read(reader)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import runpy
+import shutil
 import socket
 import threading
 import tty
@@ -222,6 +223,17 @@ def test_a_topic_is_listened_to_at_the_broker(
         ("image", 'kind = "video"\nurl = "/dev/video77"', ""),
         ("image", 'kind = "video"\nurl = "nowhere.mp4"', "No such file"),
         ("tensor", 'kind = "mqtt"\ntopic = "t"\nbroker = "mqtt://127.0.0.1:1"', "no broker"),
+        ("audio", 'kind = "audio"\npath = "nowhere.wav"', "No such file"),
+        (
+            "tensor",
+            'kind = "mqtt"\ntopic = "t"\nbroker = "mqtt://u@127.0.0.1:1"\npassword_file = "pw"',
+            "the password cannot be read",
+        ),
+        (
+            "image",
+            'kind = "video"\nurl = "rtsp://u@127.0.0.1:1/x"\npassword_file = "pw"',
+            "the password cannot be read",
+        ),
     ],
 )
 def test_what_is_not_there_now_is_a_warning(kind: str, source: str, said: str, look: Look) -> None:
@@ -235,7 +247,6 @@ def test_what_is_not_there_now_is_a_warning(kind: str, source: str, said: str, l
 @pytest.mark.parametrize(
     ("kind", "source", "said"),
     [
-        ("audio", 'kind = "audio"\npath = "nowhere.wav"', "nowhere.wav"),
         ("tensor", 'kind = "mqtt"\ntopic = "a/#/b"\nbroker = "mqtt://h"', "no topic filter"),
         ("tensor", 'kind = "mqtt"\ntopic = "t"', "no broker"),
         ("tensor", 'kind = "socket"\npath = "/proc/nowhere/s"', "/proc"),
@@ -262,6 +273,51 @@ def test_offline_leaves_the_network_alone(kind: str, source: str, look: Look) ->
     assert found.level == "ok", found
     assert "not tried, as --offline asks" in found.text
     assert "me@" not in found.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        ("image", 'kind = "video"\nurl = "rtsp://u@127.0.0.1:1/x"\npassword_file = "pw"'),
+        ("tensor", 'kind = "mqtt"\ntopic = "t"\nbroker = "mqtt://u@h"\npassword_file = "pw"'),
+    ],
+)
+def test_a_password_that_cannot_be_read_is_told_offline_too(
+    kind: str, source: str, looked: Callable[..., list[Finding]], tmp_path: Path
+) -> None:
+    pytest.importorskip("av", reason="PyAV reads films")
+    found = looked(kind, source, offline=True)
+    assert [one.level for one in found] == ["warning", "ok"]
+    assert f"{tmp_path}/pw cannot be read: No such file" in found[0].text
+
+
+def test_a_folder_of_pictures_of_another_suffix_is_told(look: Look, tmp_path: Path) -> None:
+    pytest.importorskip("watchdog", reason="watchdog watches folders")
+    (tmp_path / "in/folder").mkdir(parents=True)
+    (tmp_path / "in/.hidden").touch()
+    found = look("image", 'kind = "images"\npath = "in"')
+    assert found.level == "ok"
+    (tmp_path / "in/photo.heic").write_bytes(b"picture")
+    found = look("image", 'kind = "images"\npath = "in"')
+    assert found.level == "warning"
+    assert "'photo.heic' there is passed over" in found.text
+    assert ".jpeg .png .bmp .webp" in str(found.todo)
+
+
+def test_a_password_that_all_can_see_is_told(
+    looked: Callable[..., list[Finding]], tmp_path: Path
+) -> None:
+    if shutil.which("gst-launch-1.0") is None:
+        pytest.skip("gst-launch-1.0 is not installed")
+    (tmp_path / "state").mkdir()
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:  # so that none is tried
+        listener.bind(str(tmp_path / "state" / "hedge.sock"))
+        listener.listen()
+        source = 'kind = "video"\npipeline = "rtspsrc user-id=u user-pw=secret location=x"'
+        found = looked("image", source)
+    assert [one.level for one in found] == ["warning", "ok"]
+    assert "holds a password" in found[0].text
+    assert "secret" not in str(found)
 
 
 def test_standard_input_and_a_socket_are_left_alone(look: Look, tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ class Camera:
     def __init__(self, recorder: Recorder | None) -> None:
         self.recorder = recorder
 
+    def begin(self) -> None: ...
+
     def state(self) -> None:
         return None
 

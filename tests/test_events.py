@@ -51,6 +51,8 @@ class Door:
         self.ended = False
         self.is_open = True
 
+    def begin(self) -> None: ...
+
     def state(self) -> SourceState:
         state = "ended" if self.ended else "open" if self.is_open else "away"
         return SourceState(state=state, since_s=0.0, opened=1, lost=0)  # type: ignore[arg-type]

@@ -69,6 +69,7 @@ def nothing_comes(reader: ImagesReader) -> bool:
 
 
 Open = Callable[..., ImagesReader]
+Eventually = Callable[[Callable[[], bool]], None]
 
 
 @pytest.fixture
@@ -108,6 +109,40 @@ def test_what_is_there_comes_first_by_name_and_then_what_comes_in_order(
     put(folder, "00.png", 8)
     assert values(taken(reader, 1)) == [8]
     assert nothing_comes(reader)
+
+
+def test_a_folder_of_other_suffixes_says_so_once(
+    folder: Path, opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "a.heic").write_bytes(b"picture")
+    reader = opened()
+    assert nothing_comes(reader)
+    for number in range(20):
+        (folder / f"{number}.heic").write_bytes(b"picture")
+    assert nothing_comes(reader)
+    (said,) = caplog.messages
+    assert "heic is passed over: the source's suffixes are .jpg .jpeg .png" in said
+
+
+def test_files_of_other_suffixes_that_come_again_and_again_are_told_once(
+    folder: Path, opened: Open, caplog: pytest.LogCaptureFixture, eventually: Eventually
+) -> None:
+    reader = opened()
+    assert nothing_comes(reader)
+    for number in range(20):
+        (folder / f"{number}.heic").write_bytes(b"picture")
+    eventually(lambda: len(caplog.messages) == 1)
+
+
+def test_what_is_renamed_to_its_suffix_is_not_complained_of(
+    folder: Path, opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = opened()
+    for number in range(20):
+        (folder / "a.part").write_bytes(png(number))
+        (folder / "a.part").rename(folder / f"{number}.png")
+        assert values(taken(reader, 1)) == [number]
+    assert caplog.messages == []
 
 
 def test_a_picture_says_which_file_it_was_and_when_it_was_taken(folder: Path, opened: Open) -> None:

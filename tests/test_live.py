@@ -6,7 +6,6 @@ import itertools
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
@@ -23,7 +22,7 @@ from hedge.runtime.lane import Lane
 from hedge.runtime.loop import Loop
 from hedge.runtime.policy import Policy
 from hedge.runtime.sources.live import Live
-from hedge.runtime.sources.source import Captured, Reader
+from hedge.runtime.sources.source import Captured, Reader, StuckError
 from hedge.telemetry.clock import boottime_ns
 from hedge.telemetry.ledger import Ledger
 from hedge.uplink.absent import Absent
@@ -167,22 +166,97 @@ def test_a_full_buffer_of_good_captures_takes_no_garbage(
     assert (drain(live), live.overrun) == ([2, 3], 3)
 
 
-class Garbage(Scripted):
-    """Gives nothing but garbage, as fast as it is asked."""
-
-    def read(self) -> Sequence[Captured] | None:
-        self.reads += 1
-        raise bad(self.reads)
-
-
-def test_endless_garbage_is_looked_at_a_hundred_times_a_second_at_most(
+def test_what_is_good_does_not_wait_behind_a_burst_of_garbage(
     start: Callable[..., Live], eventually: Eventually
 ) -> None:
-    reader = Garbage()
-    begun_s = time.monotonic()
-    start(reader, policy="latest")
-    eventually(lambda: reader.reads >= 80)
-    assert time.monotonic() - begun_s >= 15 * 0.01, "after 64 in a row it goes slowly"
+    now_ns = 10**12
+    burst = [bad(number) for number in range(20_000)]
+    live = start(Scripted(*burst, [1], None), policy="latest", buffer=4096, clock=lambda: now_ns)
+    eventually(lambda: live.state().state == "ended")
+    found = drain(live)
+    assert found[-1] == 1
+    assert len(found) == 64 + 1 + 1, "of what goes on and on the loop is shown a little"
+    assert live.overrun == 20_000 - 65, "and the rest is counted all the same"
+
+
+def test_endless_garbage_is_shown_to_the_loop_a_hundred_times_a_second(
+    start: Callable[..., Live], eventually: Eventually
+) -> None:
+    now_ns = [10**12]
+
+    class Garbage(Scripted):
+        """Gives nothing but garbage, a thousand times a second."""
+
+        def read(self) -> Sequence[Captured] | None:
+            if self.reads == 64 + 3000:
+                return None
+            self.reads += 1
+            now_ns[0] += 1_000_000
+            raise bad(self.reads)
+
+    live = start(Garbage(), policy="latest", buffer=4096, clock=lambda: now_ns[0])
+    eventually(lambda: live.state().state == "ended")
+    assert len(drain(live)) == 64 + 300
+    assert live.overrun == 2700
+
+
+def test_garbage_waits_for_a_loop_that_is_waited_for(
+    start: Callable[..., Live], eventually: Eventually
+) -> None:
+    live = start(Scripted(*map(bad, range(200)), [1], None), policy="every", buffer=2)
+    found: list[int | str] = []
+
+    def ended() -> bool:
+        found.extend(drain(live))
+        return live.ended
+
+    eventually(ended)
+    assert found == [*(f"bad {number}" for number in range(200)), 1]
+    assert live.overrun == 0
+
+
+class Pictures(Scripted):
+    """Gives captures of 1000 bytes."""
+
+    def read(self) -> Sequence[Captured] | None:
+        found = super().read()
+        return found and [Captured(np.zeros(1000, np.uint8), one.taken_at_ns) for one in found]
+
+
+def test_latest_drops_the_oldest_where_they_are_too_many_bytes(
+    start: Callable[..., Live], eventually: Eventually
+) -> None:
+    reader = Pictures(range(10), bad(), None)
+    live = start(reader, policy="latest", buffer=4096, most_bytes=3500)
+    eventually(lambda: live.state().state == "ended")
+    assert drain(live) == [7, 8, 9, "bad 0"]
+    assert live.overrun == 7
+    assert live._bytes == 0
+
+
+def test_one_capture_is_kept_however_large(
+    start: Callable[..., Live], eventually: Eventually
+) -> None:
+    live = start(Pictures([1], [2, 3], None), policy="latest", buffer=8, most_bytes=10)
+    eventually(lambda: live.state().state == "ended")
+    assert (drain(live), live.overrun) == ([3], 2)
+
+
+def test_every_waits_until_there_is_room_for_the_bytes(
+    start: Callable[..., Live], eventually: Eventually
+) -> None:
+    reader = Pictures(*([n] for n in range(50)), None)
+    live = start(reader, buffer=4096, most_bytes=2500)
+    eventually(lambda: len(live._captured) == 2)
+    assert reader.reads <= 3
+    found: list[int | str] = []
+
+    def ended() -> bool:
+        found.extend(drain(live))
+        return live.ended
+
+    eventually(ended)
+    assert (found, live.overrun) == (list(range(50)), 0)
 
 
 def test_the_bell_is_rung_for_captures_and_for_changes(
@@ -254,6 +328,20 @@ def test_what_opens_and_fails_at_once_is_never_tried_in_a_hurry(
     assert delays.taken[0] <= 0.1
     assert min(delays.taken[4:]) >= 0.5, "a second at most, and half of it at least"
     assert max(delays.taken) <= 1.0, "so what returns is found within two seconds"
+
+
+def test_what_somebody_has_to_mend_is_tried_ever_more_rarely(
+    start: Callable[..., Live], eventually: Eventually
+) -> None:
+    soon, rarely = Delays(), Delays()
+    refuse = [StuckError("no element"), StuckError("no element"), SourceError("is busy")]
+    live = start(Scripted(refuse=refuse), backoff=soon, stuck_backoff=rarely)
+    eventually(lambda: live.state().state == "open")
+    assert (len(rarely.taken), len(soon.taken)) == (2, 1)
+    backoff = start(Scripted(None))._stuck_backoff
+    waits_s = [backoff.next_s() for _ in range(20)]
+    assert waits_s[0] <= 2
+    assert 30 <= waits_s[-1] <= 60
 
 
 def test_a_source_that_gave_for_a_while_is_tried_again_soon(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from hedge.runtime.shipped import bundle_path
 StartBroker = Callable[..., "subprocess.Popen[bytes]"]
 Eventually = Callable[[Callable[[], bool]], None]
 
+_SMALL = runpy.run_path(str(Path(__file__).with_name("small_bundles.py")))
 _DEVICE = '[device]\nname = "d"\nstate_dir = "state"\n'
 _STREAM = """[[stream]]
 name = "{name}"
@@ -85,7 +87,12 @@ class Device:
         return [json.loads(line) for line in text]
 
     def uplink(self) -> dict[str, int]:
-        """Return the uplink's counters as the device tells them on its socket; none: not yet."""
+        """Return the uplink's counters."""
+        counters: dict[str, int] = self.told().get("uplink", {})
+        return counters
+
+    def told(self) -> dict[str, Any]:
+        """Return what the device tells on its socket; nothing: it does not yet."""
         try:
             with socket.socket(socket.AF_UNIX) as asking:
                 asking.settimeout(5)
@@ -95,8 +102,13 @@ class Device:
                     found: dict[str, Any] = json.loads(answer.read().partition(b"\r\n\r\n")[2])
         except (OSError, ValueError):
             return {}
-        counters: dict[str, int] = found["uplink"]
-        return counters
+        return found
+
+    def opened(self) -> int:
+        """Return how many live sources are there."""
+        told = self.told().get("streams", {})
+        states = [one["source"]["state"] for one in told.values() if one["source"]]
+        return states.count("open")
 
     def held(self) -> int:
         """Return how many asks wait in the outbox; -1: nobody says."""
@@ -355,3 +367,32 @@ def test_asks_that_wait_are_sent_after_a_restart_that_changes_nothing(
         worker.kill()
         worker.wait()
     device.end()
+
+
+# --- what only one can hold ---
+
+
+def test_a_socket_and_a_port_go_from_the_old_stream_to_the_new_without_a_quarrel(
+    device: Device, tmp_path: Path, linear_onnx: Callable[..., bytes], eventually: Eventually
+) -> None:
+    bundle = _SMALL["small_bundle"](tmp_path / "rows", _SMALL["INPUTS"]["tensor"], linear_onnx)
+    master, slave = os.openpty()
+    sources = (
+        'kind = "socket", path = "in.sock", format = "csv"',
+        f'kind = "serial", port = "{os.ttyname(slave)}"',
+    )
+    config = [
+        f'[[stream]]\nname = "s{number}"\nbundle = "{bundle}"\nsource = {{ {source}, hop = HOP }}\n'
+        for number, source in enumerate(sources)
+    ]
+    device.write(_DEVICE, *(one.replace("HOP", "1") for one in config))
+    device.start()
+    eventually(lambda: device.opened() == 2)
+    device.write(_DEVICE, *(one.replace("HOP", "2") for one in config))
+    device.reload()
+    eventually(lambda: device.hears("READY=1") and device.opened() == 2)
+    device.end()
+    os.close(master)
+    os.close(slave)
+    words = ("another process serves", "another program", "is back", "tried again")
+    assert not [line for line in device.log().splitlines() if any(one in line for one in words)]

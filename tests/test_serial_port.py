@@ -163,6 +163,34 @@ def test_garbage_between_the_lines_is_told_and_the_rest_is_read(
     assert long == "a row of 3 values; the bundle has 2 channels"
 
 
+def test_a_good_line_is_not_held_up_by_a_flood_of_bad_ones(
+    cable: Cable, eventually: Eventually
+) -> None:
+    reader = SerialReader(SerialSource(port=str(cable.path)), PAIR)
+    live = Live(reader, name="s", policy="latest", buffer=4096, ring=lambda: None)
+    found: list[Any] = []
+
+    def drain() -> int:
+        while live.due_ns() is not None:
+            try:
+                found.append(live.poll(0))
+            except DataError:
+                found.append(None)
+        return len(found) + live.overrun
+
+    try:
+        eventually(lambda: live.state().state == "open")
+        cable.send(b"\n")
+        for _ in range(96):
+            cable.send(b"x\n" * 100)
+        cable.send(b"5,6\n")
+        eventually(lambda: drain() == 9601)
+        assert [one.data.tolist() for one in found if one is not None] == [[[5, 6]]]
+        assert live.overrun > 0
+    finally:
+        live.close()
+
+
 def test_a_pulled_cable_is_told(cable: Cable, open_reader: Callable[..., SerialReader]) -> None:
     reader = open_reader()
     cable.pull()

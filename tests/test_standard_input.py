@@ -99,6 +99,17 @@ def test_a_file_is_read_to_its_end(tmp_path: Path) -> None:
         assert reader.read() is None
 
 
+def test_what_cannot_be_read_ends_the_stream_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert gather(StdinReader(StdinSource(format="csv"), PAIR, fd=fd)) == []
+    finally:
+        os.close(fd)
+    assert "standard input: cannot be read: Is a directory; the stream ends" in caplog.text
+
+
 def test_waiting_for_more_gives_nothing_and_does_not_end() -> None:
     out, into = os.pipe()
     reader = StdinReader(StdinSource(), PAIR, fd=out)

@@ -276,7 +276,7 @@ def test_a_broker_of_its_own_does_not_get_the_uplinks_password(
         (None, {}, r"source of s: no broker .*\[uplink\]"),
         ("mqtt://127.0.0.1", {"broker": "http://x"}, "not a broker's URL"),
         ("mqtt://127.0.0.1", {"format": "text"}, "the bundle takes tensor"),
-        ("mqtt://127.0.0.1", {"broker": "mqtts://x", "ca_file": "missing"}, "cannot be read"),
+        ("mqtt://127.0.0.1", {"broker": "mqtt://x", "ca_file": "missing"}, "need TLS"),
     ],
 )
 def test_what_can_never_work_is_refused_at_once(
@@ -284,6 +284,50 @@ def test_what_can_never_work_is_refused_at_once(
 ) -> None:
     with pytest.raises(ConfigError, match=what):
         reader_of(url, topic="v", **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"broker": "mqtts://x", "ca_file": "missing"},
+        {"broker": "mqtt://me@x", "password_file": "missing"},
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_and_tried_again(options: dict[str, Any]) -> None:
+    reader = reader_of(None, topic="v", **options)
+    for _ in range(2):
+        with pytest.raises(SourceError, match=r"/nowhere/missing: .*cannot be read.* \("):
+            reader.open()
+        reader.close()
+
+
+def test_a_good_row_is_not_held_up_by_garbage_on_another_topic(
+    url: str, publish: Callable[..., None], eventually: Eventually
+) -> None:
+    live = Live(
+        reader_of(url, topic="u/+"), name="s", policy="latest", buffer=4096, ring=lambda: None
+    )
+    found: list[Any] = []
+
+    def drain() -> int:
+        while live.due_ns() is not None:
+            with contextlib.suppress(DataError):
+                found.append(live.poll(0))
+                continue
+            found.append(None)
+        return len(found) + live.overrun
+
+    try:
+        eventually(lambda: live.state().state == "open")
+        for _ in range(3000):
+            publish(url, "u/bad", b"garbage")
+        publish(url, "u/good", b"7")
+        eventually(lambda: drain() == 3001)
+        (good,) = [one for one in found if one is not None]
+        assert good.data.tolist() == [[7]]
+        assert live.overrun > 0
+    finally:
+        live.close()
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,17 @@ def test_a_path_that_can_never_be_a_socket_is_refused_at_once(tmp_path: Path) ->
         SocketReader(SocketSource(path="x" * 108), VALUE, base=tmp_path)
 
 
+def test_a_folder_that_is_none_or_not_ours_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", Path("/proc/1")):
+        reader = SocketReader(SocketSource(path="s"), VALUE, base=folder)
+        with pytest.raises(SourceError, match=r"cannot be listened on: [A-Z]") as caught:
+            reader.open()
+        reader.close()
+        assert "Errno" not in str(caught.value)
+        assert "path" in str(caught.value.hint)
+
+
 def test_a_file_that_comes_later_is_left_alone(tmp_path: Path) -> None:
     reader = SocketReader(SocketSource(path="in.sock"), VALUE, base=tmp_path)
     (tmp_path / "in.sock").write_text("precious")

@@ -22,6 +22,7 @@ from hedge.runtime.sources.live import Live
 from hedge.runtime.sources.options import VideoSource
 from hedge.runtime.sources.source import Captured
 from hedge.runtime.sources.video.pace import Limit, Pace
+from hedge.runtime.sources.video.place import tells_password
 from hedge.runtime.sources.video.reader import VideoReader
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
@@ -264,6 +265,37 @@ def test_what_is_no_film_is_refused_by_name_with_what_to_do(tmp_path: Path) -> N
     assert "has no video" in _opening(tmp_path / "sound.wav")
 
 
+def test_what_is_no_plain_file_is_refused_and_nobody_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.mp4")
+    assert "is no plain file" in _opening(tmp_path / "fifo.mp4")
+    assert "is no plain file" in _opening(tmp_path)
+
+
+def test_a_password_that_cannot_be_read_is_told_and_tried_again(tmp_path: Path) -> None:
+    options = VideoSource(url="rtsp://u@h/x", password_file="p")  # noqa: S106 -- a file's name
+    reader = VideoReader(options, base=tmp_path)
+    with pytest.raises(SourceError, match=f"{tmp_path}/p: the password cannot be read: No such"):
+        reader.open()
+    (tmp_path / "p").write_bytes(b"\xff")
+    with pytest.raises(SourceError, match="not UTF-8"):
+        reader.open()
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "expected"),
+    [
+        ("rtspsrc location=rtsp://cam/1 user-id=u user-pw=x ! decodebin", True),
+        ("rtspsrc location=rtsp://u:p@cam/1 ! decodebin", True),
+        ("souphttpsrc location=http://cam/1 proxy-pw=a user-pw = b ! decodebin", True),
+        ("rtspsrc location=rtsp://u@cam:554/1 ! decodebin", False),
+        ("rtspsrc location=rtsp://cam:554/a@b ! decodebin", False),
+        ("videotestsrc ! videoconvert", False),
+    ],
+)
+def test_a_password_in_a_pipeline_is_seen(pipeline: str, *, expected: bool) -> None:
+    assert tells_password(pipeline) is expected
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_film_that_may_not_be_read_says_so(tmp_path: Path) -> None:
     film = _film(tmp_path / "film.mp4")
@@ -328,7 +360,7 @@ def test_a_header_that_declares_a_bomb_is_refused_without_memory(tmp_path: Path)
         ({"url": "rtsp://h/x", "realtime": True}, "source.realtime"),
         ({"url": "gopher://h/x"}, "no address of a video"),
         ({"url": "rtsp:///x"}, "no address of a video"),
-        ({"url": "rtsp://u@h/x", "password_file": "p"}, "No such file"),
+        ({"url": "rtsp://h/x", "password_file": "p"}, "the url names no user"),
         ({"pipeline": "a 'b"}, "no pipeline"),
         ({"pipeline": "--gst-plugin-load=x ! y"}, "no pipeline"),
     ],

@@ -23,7 +23,7 @@ import pytest
 from hedge.models.errors import ConfigError, DataError, SourceError
 from hedge.runtime.sources.live import Live
 from hedge.runtime.sources.options import VideoSource
-from hedge.runtime.sources.source import Captured
+from hedge.runtime.sources.source import Captured, StuckError
 from hedge.runtime.sources.video import film as film_module
 from hedge.runtime.sources.video.reader import VideoReader
 
@@ -211,7 +211,7 @@ def test_a_password_opens_the_camera_and_is_never_told(
     eventually(lambda: live.state().why is not None)
     why = live.state().why or ""
     live.close()
-    assert "password_file" in why
+    assert "what is in password_file, is wrong" in why
     told = f"{why}{caplog.text}{''.join(capfd.readouterr())}"
     assert f"127.0.0.1:{server.port}/film" in told
     for secret in (PASSWORD, "pass%2Fword", "wrong@secret", "wrong%40", "hidden", "ann@"):
@@ -314,6 +314,27 @@ def test_a_pipeline_that_does_not_run_says_why_in_one_line(
     assert "\n" not in str(caught.value)
     assert "gst-launch-1.0" in str(caught.value)
     assert not _children()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nosuchelement", "videotestsrc ! ! x", "videotestsrc colour=1", "audiotestsrc ! vp8dec"],
+)
+def test_a_pipeline_that_can_never_run_is_tried_ever_more_rarely(
+    pipeline: Callable[..., VideoReader], text: str
+) -> None:
+    reader = pipeline(text, stall_s=5.0)
+    with pytest.raises(StuckError):
+        reader.open()
+
+
+def test_a_pipeline_whose_file_is_missing_is_looked_for_as_often_as_a_film(
+    pipeline: Callable[..., VideoReader],
+) -> None:
+    reader = pipeline("filesrc location=away.mp4 ! decodebin", stall_s=5.0)
+    with pytest.raises(SourceError) as caught:
+        reader.open()
+    assert not isinstance(caught.value, StuckError)
 
 
 def test_a_pipeline_of_huge_pictures_is_refused_by_its_header(

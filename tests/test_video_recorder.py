@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import shutil
+import signal
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -267,3 +270,29 @@ def test_a_clip_of_a_real_film_is_its_part(tmp_path: Path) -> None:
     numbers = [wanted.get(frame.tobytes().__hash__()) for frame in frames]
     assert len(numbers) >= 100
     assert None not in numbers
+
+
+@pytest.mark.parametrize("room_bytes", [3_000, 65_536, 100_000])
+def test_a_clip_that_finds_no_room_says_so_and_not_what_ffmpeg_makes_of_it(
+    tmp_path: Path, room_bytes: int
+) -> None:
+    film, rng = tmp_path / "film.mkv", np.random.default_rng(3)
+    with av.open(str(film), "w") as output:  # of noise: packets are larger than any buffer
+        stream = output.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 320, 240, "yuv420p", 20 << 20
+        for _ in range(10):
+            noise = rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        output.mux(stream.encode(None))
+    recorder, _, _ = _recorded(VideoSource(url=str(film)), tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            recorder.save(tmp_path / "clip.mkv", begin_ns=0, end_ns=1 << 62, max_bytes=1 << 24)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert caught.value.errno == errno.EFBIG
+    assert [one.name for one in tmp_path.iterdir()] == ["film.mkv"]

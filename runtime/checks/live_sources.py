@@ -21,6 +21,8 @@ from ...models.inputs.preprocess import preprocessor
 from ...models.manifest import Input
 from ...uplink.outbox.owner import is_owned
 from ..config import OUTBOX, Config, Stream
+from ..credentials import secret_path
+from ..sources.images import other_file
 from ..sources.opening import Surroundings, is_file, reader_of, waits
 from ..sources.options import (
     AudioSource,
@@ -33,6 +35,7 @@ from ..sources.options import (
     VideoSource,
 )
 from ..sources.source import Captured, Reader
+from ..sources.video.place import tells_password
 from ..top.feed_socket import SOCKET
 from .finding import Finding, error, ok, warning
 from .places import why_no_folder
@@ -63,14 +66,17 @@ def check_live(
     name = f"{config.device.name[:58]}-check"  # the daemon may be at the broker under its own
     around = Surroundings(base=base, device=name, uplink=config.uplink)
     reader = reader_of(stream.name, _harmless(options), spec, around=around)
+    if isinstance(options, VideoSource) and tells_password(options.pipeline):
+        yield _visible(subject)
     try:
         untried = _untried(options, base / config.device.state_dir, base=base, offline=offline)
         if untried is not None:
+            yield from _unreadable(subject, options, base=base)
             yield untried if isinstance(untried, Finding) else ok("source", subject, untried)
             return
         found = list(_captured(reader, _patience_s(options, spec), one=waits(options)))
         if not found:
-            yield _silent(subject, options)
+            yield _silent(subject, options, base=base)
             return
         sample = preprocess(found[-1].data, found[-1].meta or {})
     except (SourceError, DataError) as caught:
@@ -176,10 +182,41 @@ def _captured(reader: Reader, patience_s: float, *, one: bool) -> Iterator[Captu
         raise bad
 
 
-def _silent(subject: str, options: LiveOptions) -> Finding:
+def _visible(subject: str) -> Finding:
+    """Return that everybody on the machine can read a password."""
+    return warning(
+        "source",
+        subject,
+        "the pipeline holds a password, which the list of processes shows to everybody here",
+        where="source.pipeline",
+        todo="read the camera by url and password_file, or give it a user who may only look",
+    )
+
+
+def _unreadable(subject: str, options: LiveOptions, *, base: Path) -> Iterator[Finding]:
+    """Yield which of the source's secrets and certificates cannot be read."""
+    for key in ("password_file", "ca_file", "cert_file", "key_file"):
+        name = getattr(options, key, None)
+        if name is None:
+            continue
+        path = secret_path(name, base=base, environ=os.environ)
+        try:
+            path.open("rb").close()
+        except OSError as caught:
+            text = f"{path} cannot be read: {caught.strerror}"
+            todo = "is its path right? The device's user must be able to read it"
+            yield warning("source", subject, text, where=f"source.{key}", todo=todo)
+
+
+def _silent(subject: str, options: LiveOptions, *, base: Path) -> Finding:
     """Return that nothing came, and what may help."""
     match options:
-        case ImagesSource(path=path):
+        case ImagesSource(path=path, suffixes=suffixes):
+            other = other_file(base / path, suffixes)
+            if other is not None:
+                text = f"{path} is watched, and {other!a} there is passed over"
+                todo = f"suffixes of the source are {' '.join(suffixes)}: add its own"
+                return warning("source", subject, text, where="source.suffixes", todo=todo)
             return ok("source", subject, f"{path} is watched; no picture lies there now")
         case MqttSource(topic=topic):
             text = f"the broker lets us listen to {topic}, and nothing was sent there meanwhile"

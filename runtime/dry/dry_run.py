@@ -85,6 +85,7 @@ def dry_run(
         stack.callback(streams.close)
         stack.enter_context(_without_log(live.__name__))
         streams.serve(streams.open_all(_dry(config)))
+        streams.begin()
         if config.uplink is None:
             say("no [uplink]: what it would ask, it would answer itself")
         watched = [

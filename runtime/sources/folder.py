@@ -54,6 +54,9 @@ class Folder:
         """Whether every file was given."""
         return self._pace.taken >= len(self._files)
 
+    def begin(self) -> None:
+        """Do nothing: it is read when it is asked."""
+
     def state(self) -> None:
         """Return None: it is no live source."""
 

@@ -24,6 +24,7 @@ _WAIT_S = 0.25
 _MARGIN_NS = 2_000_000_000  # by which a file's own time may be before that of hearing of it
 _MAX_BYTES = 1 << 26
 _BATCH = 4096  # names that are kept
+_PASSED_OVER = 8  # of another suffix, and none of ours: then it is told
 _SEEN = 1 << 14  # files that could come twice: by a look at the folder, and by an event
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -62,6 +63,7 @@ class ImagesReader:
         self._seen: OrderedDict[Stamp, None] = OrderedDict()
         self._since_ns = time.time_ns()  # what came before was read, or is to be left alone
         self._tried = self._begun = False
+        self._passed_over = 0  # files of other suffixes that came; -1: that does not matter
         self._look: Look | None = None
         self._fd: int | None = None
         self._end: Callable[[], None] | None = None
@@ -117,9 +119,23 @@ class ImagesReader:
     def _told(self, name: str) -> None:
         if self._is_wanted(name):
             self._arrivals.add(name)
+        elif self._passed_over >= 0:
+            self._passed_over += 1
+            if self._passed_over == _PASSED_OVER:
+                self._tell_of_others(name)
 
     def _is_wanted(self, name: str) -> bool:
-        return name.lower().endswith(self._suffixes)
+        wanted = name.lower().endswith(self._suffixes)
+        if wanted:
+            self._passed_over = -1
+        return wanted
+
+    def _tell_of_others(self, name: str) -> None:
+        """Log once that what is in the folder, or comes there, is not what is looked for."""
+        self._passed_over = -1
+        suffixes = " ".join(self._suffixes)
+        shown = self._shown(name)
+        _log.warning("%s is passed over: the source's suffixes are %s", shown, suffixes)
 
     def _looking(self, since_ns: int | None) -> Look:
         folder = self._still_there()
@@ -161,6 +177,10 @@ class ImagesReader:
                 time.sleep(_WAIT_S)
                 return None
             self._look = None
+            if self._passed_over >= 0:
+                other = other_file(self._folder, self._suffixes)
+                if other is not None:
+                    self._tell_of_others(other)
         return self._arrived()
 
     def _arrived(self) -> tuple[str, None] | None:
@@ -192,7 +212,9 @@ class ImagesReader:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._refused(name, f"cannot be read: {error.strerror}") from error
+            hint = "the device's user must be able to read it"
+            what = f"cannot be read: {error.strerror}"
+            raise self._refused(name, what, hint=hint) from error
         if after != stamp:
             return None
         self._remember(stamp)
@@ -216,11 +238,25 @@ class ImagesReader:
         except OSError as error:
             _log.warning("%s: cannot be removed: %s", self._shown(name), error.strerror)
 
-    def _refused(self, name: str, what: str) -> DataError:
-        return DataError(what, where=self._shown(name))
+    def _refused(self, name: str, what: str, *, hint: str | None = None) -> DataError:
+        return DataError(what, where=self._shown(name), hint=hint)
 
     def _shown(self, name: str) -> str:
         return f"{self._folder}/{_shown(name)}"
+
+
+def other_file(folder: Path, suffixes: Sequence[str]) -> str | None:
+    """Return the name of a file that ends in none of the suffixes; None: none is seen."""
+    ours = tuple(suffix.lower() for suffix in suffixes)
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                hidden = entry.name.startswith(".")  # what is still being written, often
+                if not hidden and entry.is_file() and not entry.name.lower().endswith(ours):
+                    return entry.name
+    except OSError:
+        return None  # reading it will tell
+    return None
 
 
 def _read_file(folder: int, name: str) -> tuple[bytes, Stamp]:

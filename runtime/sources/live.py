@@ -13,7 +13,7 @@ from ...telemetry.clock import Clock, boottime_ns
 from ...telemetry.ledger import SourceState
 from ...uplink.link.backoff import Backoff
 from ..logs import rarely
-from .source import Captured, Reader, Recorder
+from .source import Captured, Reader, Recorder, StuckError
 
 _log = logging.getLogger(__name__)
 
@@ -22,22 +22,28 @@ _CAP_S = 1.0  # a source that is back is found within a second
 _HELD_NS = 5_000_000_000  # a source that has given as long was really there
 _STEADY_NS = 60_000_000_000  # and after a minute its troubles are news again
 _BAD_ROW = 64  # captures in a row that are no good,
-_BAD_S = 0.01  # and then a hundred a second are looked at
+_BAD_S = 0.01  # and then the loop is shown a hundred a second
+_MOST_BYTES = 64 << 20  # of captures that nobody has taken
+_STUCK_FIRST_S, _STUCK_CAP_S = 2.0, 60.0  # between tries of what needs somebody to mend it
 _TEXTS = 16  # that are told apart when what was said is counted
 T = TypeVar("T")
 
 
 class Live:
-    """Reads by ``reader`` in a thread of its own, which begins at once.
+    """Reads by ``reader`` in a thread of its own, which begins at once, or with `begin`.
 
     ``policy`` "latest": of ``buffer`` captures that nobody has taken the oldest gives way to a
     new one and counts as overrun; one that is no good gives way first, and never takes the
     place of a good one. "every": the thread waits for room, and loses nothing that the source
-    itself keeps. ``ring`` is called whenever something is there, and when `state` changes.
+    itself keeps. What waits has ``most_bytes`` at most, too, or is one capture. ``ring`` is called
+    whenever something is there, and when `state` changes.
+
+    With "latest", what is no good is read and thrown away as fast as it comes: after 64 in a row
+    a hundred a second are put where the loop sees them, and the others count as overrun.
 
     What cannot be opened, or goes away, is tried again after ``backoff``, which begins anew once
     the source has given something for a few seconds: what opens and fails at once, over and
-    over, is never tried in a hurry.
+    over, is never tried in a hurry. After `StuckError` that takes up to a minute.
     """
 
     def __init__(
@@ -48,8 +54,11 @@ class Live:
         policy: Literal["latest", "every"],
         buffer: int,
         ring: Callable[[], None],
+        begin: bool = True,
         clock: Clock = boottime_ns,
         backoff: Backoff | None = None,
+        stuck_backoff: Backoff | None = None,
+        most_bytes: int = _MOST_BYTES,
     ) -> None:
         self._reader = reader
         self._name = name
@@ -57,8 +66,14 @@ class Live:
         self._ring = ring
         self._clock = clock
         self._backoff = backoff or Backoff(first_s=0.1, cap_s=_CAP_S)
+        self._stuck = False  # somebody has to mend it
+        self._stuck_backoff = stuck_backoff or Backoff(first_s=_STUCK_FIRST_S, cap_s=_STUCK_CAP_S)
         self._captured: deque[Captured | HedgeError] = deque()
         self._errors = 0  # among those
+        self._bytes = 0  # in those
+        self._most_bytes = most_bytes
+        self._bad = 0  # that came in a row
+        self._shown_ns = 0  # when the loop was shown one of them
         self._changed = threading.Condition()
         self._closing = False
         self._state: Literal["away", "open", "ended"] = "away"
@@ -71,7 +86,13 @@ class Live:
         self.patient = policy == "every"
         self.overrun = 0
         self._thread = threading.Thread(target=self._run, name=f"hedge-{name}"[:15], daemon=True)
-        self._thread.start()
+        if begin:
+            self.begin()
+
+    def begin(self) -> None:
+        """Begin to read; where it has begun nothing happens."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     @property
     def ended(self) -> bool:
@@ -108,6 +129,7 @@ class Live:
                 return None
             found = self._captured.popleft()
             self._errors -= isinstance(found, HedgeError)
+            self._bytes -= _size(found)
             self._changed.notify_all()
         if isinstance(found, HedgeError):
             raise found
@@ -122,9 +144,9 @@ class Live:
         with self._changed:
             self._closing = True
             self._captured.clear()
-            self._errors = 0
+            self._errors = self._bytes = 0
             self._changed.notify_all()
-        if self._thread is not threading.current_thread():
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
             since_ns = self._calling_ns
             held_ns = 0 if since_ns is None else self._clock() - since_ns
             self._thread.join(max(0, _GOODBYE_NS - held_ns) / 1e9)
@@ -142,26 +164,33 @@ class Live:
             finally:
                 self._leave()
             if self._state == "away":
-                self._pause(self._backoff.next_s())
+                self._pause((self._stuck_backoff if self._stuck else self._backoff).next_s())
 
     def _read(self) -> None:
-        bad = 0
         while not self._closing:
             try:
                 found = self._called(self._reader.read)
             except DataError as error:
-                self._put((error,))
-                bad += 1
-                if bad >= _BAD_ROW and not self.patient:  # what waits for the loop has its pace
-                    self._pause(_BAD_S)
+                self._take_bad(error)
                 continue
             if found is None:
                 self._be("ended")
                 return
             if found:
-                bad = 0
+                self._bad = 0
                 self._gave()
                 self._put(found)
+
+    def _take_bad(self, error: DataError) -> None:
+        """Show the loop what is no good; of very much of it only a little."""
+        self._bad += 1
+        if self._bad > _BAD_ROW and not self.patient:  # what waits for the loop has its pace
+            now_ns = self._clock()
+            if now_ns - self._shown_ns < _BAD_S * 1e9:
+                self.overrun += 1
+                return
+            self._shown_ns = now_ns
+        self._put((error,))
 
     def _called(self, call: Callable[[], T]) -> T:
         """Call the reader; `close` can see for how long."""
@@ -184,23 +213,31 @@ class Live:
                     continue
                 self._captured.append(one)
                 self._errors += isinstance(one, HedgeError)
+                self._bytes += _size(one)
             self._ring()
 
     def _make_room(self, one: Captured | HedgeError) -> bool:
         """Return whether there is room; what gives way for it is counted."""
+        size = _size(one)
         if self.patient:
-            self._changed.wait_for(lambda: len(self._captured) < self._buffer or self._closing)
-        elif len(self._captured) >= self._buffer:
+            self._changed.wait_for(lambda: self._fits(size) or self._closing)
+        while not self._fits(size) and not self._closing:
             self.overrun += 1
             if self._errors:
-                held = (at for at, old in enumerate(self._captured) if isinstance(old, HedgeError))
-                del self._captured[next(held)]
+                at = next(
+                    at for at, old in enumerate(self._captured) if isinstance(old, HedgeError)
+                )
+                del self._captured[at]
                 self._errors -= 1
             elif isinstance(one, HedgeError):
                 return False
             else:
-                self._captured.popleft()
+                self._bytes -= _size(self._captured.popleft())
         return not self._closing
+
+    def _fits(self, size: int) -> bool:
+        held = len(self._captured)
+        return not held or (held < self._buffer and self._bytes + size <= self._most_bytes)
 
     def _gave(self) -> None:
         """Note that the source gives something: in the end its troubles are over."""
@@ -210,6 +247,7 @@ class Live:
         stood_ns = self._clock() - self._since_ns
         if stood_ns >= _HELD_NS:
             self._backoff.reset()
+            self._stuck_backoff.reset()
         if stood_ns >= _STEADY_NS and self._told:
             self._told.clear()
 
@@ -224,6 +262,7 @@ class Live:
         """Note that the source is away, and why."""
         self._lost += 1
         self._missed = True
+        self._stuck = isinstance(error, StuckError)
         if not self._closing:
             self._say(str(error), "%s; it is tried again", error, bug=bug)
         if self._state == "away":
@@ -242,3 +281,8 @@ class Live:
     def _pause(self, for_s: float) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._closing, timeout=for_s)
+
+
+def _size(one: Captured | HedgeError) -> int:
+    """Return the bytes of a capture's data."""
+    return 0 if isinstance(one, HedgeError) else one.data.nbytes

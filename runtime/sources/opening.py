@@ -50,7 +50,9 @@ def open_source(
     bell: threading.Event,
     keep: tuple[float, int] | None = None,
 ) -> Source:
-    """Open the source of the stream ``name``; a live one begins to read, and rings the ``bell``.
+    """Open the source of the stream ``name``; a live one is still to `begin`.
+
+    It rings the ``bell``.
 
     ``keep`` are the seconds, and the bytes at most, that its recorder is to keep.
 
@@ -73,6 +75,7 @@ def open_source(
                 policy=options.policy or ("every" if waits(options) else "latest"),
                 buffer=options.buffer,
                 ring=bell.set,
+                begin=False,
             )
 
 

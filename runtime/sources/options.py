@@ -37,7 +37,8 @@ class LiveOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     ``policy`` "latest" drops the oldest of ``buffer`` captures, and counts it as overrun;
     "every" makes the source wait. None: "every" for what can wait without loss (files,
-    standard input, a socket), "latest" for what goes on by itself.
+    standard input, a socket), "latest" for what goes on by itself. What waits has 64 MiB of
+    data at most, too (or is one capture): of pictures of 1920 x 1080 that is ten.
     """
 
     policy: Literal["latest", "every"] | None = None
@@ -84,7 +85,18 @@ class ImagesSource(LiveOptions, frozen=True, kw_only=True, tag_field="kind", tag
     """
 
     path: Text
-    suffixes: tuple[Text, ...] = (".jpg", ".jpeg", ".png", ".bmp")
+    suffixes: tuple[Text, ...] = (
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".bmp",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".ppm",
+        ".pgm",
+    )
     existing: bool = True
     remove: bool = False
     poll_s: Seconds | None = None

@@ -26,6 +26,9 @@ class Replay:
         """Whether every row was given."""
         return self._pace.taken >= len(self._x)
 
+    def begin(self) -> None:
+        """Do nothing: it is read when it is asked."""
+
     def state(self) -> None:
         """Return None: it is no live source."""
 

@@ -9,7 +9,15 @@ from typing import Any, Protocol
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from ...models.errors import SourceError
 from ...telemetry.ledger import SourceState
+
+
+class StuckError(SourceError):
+    """A live source that will hardly come back unless somebody mends something.
+
+    It is tried again ever more rarely, in the end once a minute.
+    """
 
 
 class Captured(Struct, frozen=True, gc=False):
@@ -49,6 +57,9 @@ class Source(Protocol):
     def recorder(self) -> Recorder | None:
         """What keeps the last seconds as they were captured; None: nothing does."""
 
+    def begin(self) -> None:
+        """Begin to read, for a live source; the loop is about to ask, and others have let go."""
+
     def state(self) -> SourceState | None:
         """Return how a live source is; None for a data set."""
 
@@ -82,6 +93,7 @@ class Reader(Protocol):
 
         Raises:
             SourceError: it is not there, or refuses; it is tried again. It says what to do.
+                A `StuckError` is tried again more rarely.
         """
 
     def read(self) -> Sequence[Captured] | None:

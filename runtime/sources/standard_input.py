@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import sys
@@ -14,6 +15,8 @@ from .framing import FramingError, frames_of
 from .messages import Inbox, Messages
 from .options import StdinSource
 from .source import Captured
+
+_log = logging.getLogger(__name__)
 
 _WAIT_S = 0.25
 _CHUNK_BYTES = 64 << 10
@@ -77,7 +80,8 @@ class StdinReader:
             data = os.read(self._fd, _CHUNK_BYTES)
         except BlockingIOError:  # somebody else has set it not to block, and was faster
             return
-        except OSError:  # EIO: the terminal is gone, and nothing more will come from there
+        except OSError as error:  # like EIO, a terminal that is gone: nothing more will come
+            _log.warning("%s: cannot be read: %s; the stream ends", _NAME, error.strerror)
             data = b""
         now_ns = boottime_ns()
         for message in self._frames.feed(data) if data else self._frames.end():

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,6 +27,7 @@ from .options import MqttSource
 from .source import Captured
 
 if TYPE_CHECKING:
+    from ..config import UplinkConfig
     from .opening import Surroundings
 
 _WAIT_S = 0.25
@@ -71,12 +73,21 @@ class TopicReader:
         self._link: MqttLink | None = None
         self._old_only = False  # the broker speaks MQTT 3.1.1: it need not be asked again
         self._begin()
-        self._new_link().close(timeout_s=0.0)  # whatever is wrong with it is said now
+        place, broker = self._place()  # what can never work is said now
+        if not broker.tls:
+            self._tls(place).check(tls=False)
 
     def open(self) -> None:
         """Connect and subscribe; see `Reader`."""
         self._begin()
-        self._link = self._new_link()
+        try:
+            self._link = self._new_link()
+        except ConfigError as error:  # a file that may be put right while we run
+            raise SourceError(
+                error.what,
+                where=error.where,
+                hint=error.hint or "the device's user must be able to read it",
+            ) from error
         self._link.open()
         until_s = time.monotonic() + _OPEN_S
         while not self._hears and self._tries < _TRIES and time.monotonic() < until_s:
@@ -160,11 +171,11 @@ class TopicReader:
         self._series.move_to_end(topic)
         return found
 
-    def _new_link(self) -> MqttLink:
-        """Return a link that is not yet open.
+    def _place(self) -> tuple[MqttSource | UplinkConfig, Broker]:
+        """Return whose broker it is, and which.
 
         Raises:
-            ConfigError: there is no broker, or one of the files is no good.
+            ConfigError: there is none.
         """
         place = self._options if self._options.broker is not None else self._around.uplink
         if place is None or place.broker is None:
@@ -173,20 +184,33 @@ class TopicReader:
                 where=f"source of {self._name}",
                 hint='add [uplink] with one, or broker = "mqtt://host" to the source',
             )
-        password, ca_file, cert_file, key_file = (
-            None if one is None else secret_path(one, base=self._around.base, environ=os.environ)
-            for one in (place.password_file, place.ca_file, place.cert_file, place.key_file)
-        )
+        return place, Broker.parse(place.broker)
+
+    def _secret(self, name: str | None) -> Path | None:
+        base = self._around.base
+        return None if name is None else secret_path(name, base=base, environ=os.environ)
+
+    def _tls(self, place: MqttSource | UplinkConfig) -> TlsFiles:
+        files = (place.ca_file, place.cert_file, place.key_file)
+        ca_file, cert_file, key_file = map(self._secret, files)
+        return TlsFiles(ca_file=ca_file, cert_file=cert_file, key_file=key_file)
+
+    def _new_link(self) -> MqttLink:
+        """Return a link that is not yet open.
+
+        Raises:
+            ConfigError: one of the files is no good.
+        """
+        place, broker = self._place()
         # The variable of the environment holds the password for the uplink, and no other's.
         environ = os.environ if place is self._around.uplink else {}
-        broker = Broker.parse(place.broker)
         if self._old_only:
             broker = msgspec.structs.replace(broker, version="3.1.1")
         return MqttLink(
             broker,
             client_id=self._client_id,
-            password=read_password(password, environ=environ),
-            tls=TlsFiles(ca_file=ca_file, cert_file=cert_file, key_file=key_file),
+            password=read_password(self._secret(place.password_file), environ=environ),
+            tls=self._tls(place),
             keepalive_s=self._options.keepalive_s,
             connect_timeout_s=_STEP_S,
             max_payload_bytes=max(self._options.max_bytes, _MIN_BYTES),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import selectors
@@ -30,6 +31,15 @@ _WAIT_S = 0.25
 _LOOK_S = 1.0  # between two looks at whether the path is still ours
 _CHUNK_BYTES = 64 << 10
 _MODE = 0o660
+_HINTS = {
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT),
+        "name a path in a folder that the device's user may write, like /run/hedge",
+    ),
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EEXIST), "what should be its folder is a file: name another path"
+    ),
+}
 
 
 class Client:
@@ -108,10 +118,12 @@ class SocketReader:
                 stack.callback(held.close)
                 self._path.chmod(_MODE)
             except ConfigError as error:
+                why = error.__cause__  # of a folder that is not ours, not of another program's
+                if isinstance(why, OSError) and not isinstance(why, BlockingIOError):
+                    raise self._unheard(why) from error
                 raise SourceError(error.what, where=error.where, hint=error.hint) from error
             except OSError as error:
-                what = f"cannot be listened on: {error.strerror}"
-                raise SourceError(what, where=str(self._path)) from error
+                raise self._unheard(error) from error
             self._identity = _identity(self._path)
             self._look_s = time.monotonic() + _LOOK_S
             self._listener = held.socket
@@ -142,6 +154,14 @@ class SocketReader:
     def close(self) -> None:
         """Hang up on all, and remove the path; see `Reader`."""
         self._stack.close()
+
+    def _unheard(self, error: OSError) -> SourceError:
+        """Say why nothing can be heard at the path, and what helps."""
+        return SourceError(
+            f"cannot be listened on: {error.strerror}",
+            where=str(self._path),
+            hint=_HINTS.get(error.errno or 0),
+        )
 
     def _accept(self) -> None:
         """Take the next client, or turn it away where there are too many."""

@@ -45,6 +45,9 @@ class Queries:
         while True:
             yield self._id()
 
+    def begin(self) -> None:
+        """Do nothing: it is read when it is asked."""
+
     def state(self) -> None:
         """Return None: it is no live source."""
 

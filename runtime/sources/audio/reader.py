@@ -21,8 +21,8 @@ class AudioReader:
     The end of a file that no window holds yet comes as one more, filled up with silence.
 
     Raises:
-        ConfigError: not just one of ``device`` and ``path``; no such file, no sound in it, no
-            such channel; no program to read a device; a bundle that takes no sound.
+        ConfigError: not just one of ``device`` and ``path``; no program to read a device; a
+            bundle that takes no sound.
         MissingExtraError: a file is to be read, and PyAV is not installed.
     """
 

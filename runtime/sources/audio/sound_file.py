@@ -13,8 +13,9 @@ from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
 from av.packet import Packet
 
-from ....models.errors import ConfigError, DataError, SourceError
+from ....models.errors import DataError, SourceError
 from ....telemetry.clock import Clock, boottime_ns
+from ..plain_file import check_plain
 from .feed import Piece, mono
 
 _WAIT_S = 0.25
@@ -29,8 +30,6 @@ class SoundFile:
 
     Of several sound tracks the first is taken; of its channels ``channel``, or the mean of all.
 
-    Raises:
-        ConfigError: there is no such file, no sound in it, or no such channel.
     """
 
     def __init__(
@@ -44,29 +43,23 @@ class SoundFile:
         self._packets: Iterator[Packet[AudioStream]] = iter(())
         self._next: list[Piece] | None = None
         self._begin()
-        try:
-            self.open()
-        except SourceError as error:
-            raise ConfigError(error.what, where=error.where, hint=error.hint) from error
-        finally:
-            self.close()
 
     def open(self) -> None:
         """Open the file at its begin.
 
         Raises:
-            SourceError: it is not there, or is no sound.
+            SourceError: it is not there, is no sound, or does not have that channel.
         """
         self._begin()
-        if not self._path.is_file():
-            raise self._away("no such file")
+        check_plain(self._path)
         try:
             self._container = av.open(str(self._path), options=_OPTIONS)
         except (FFmpegError, ValueError) as error:
-            raise self._away("no sound file that can be read", error) from error
+            hint = "is it whole? ffprobe says what it is"
+            raise self._away("no sound file that can be read", error, hint=hint) from error
         tracks = self._container.streams.audio
         if not tracks:
-            raise self._away("there is no sound in this file")
+            raise self._away("there is no sound in this file", hint="name another path")
         self._check(tracks[0])
         self._packets = self._container.demux(tracks[0])
 
@@ -109,9 +102,16 @@ class SoundFile:
 
     def _check_channels(self, channels: int) -> None:
         if not 0 < channels <= _MOST_CHANNELS:
-            raise self._away(f"{channels} channels; 1 to {_MOST_CHANNELS} can be read")
+            count = channels or "none, or more than FFmpeg takes"  # it makes 0 of 65535
+            raise self._away(
+                f"channels in its header: {count}; 1 to {_MOST_CHANNELS} can be read",
+                hint="is it whole? ffprobe says what it is",
+            )
         if self._channel is not None and self._channel >= channels:
-            raise self._away(f"no channel {self._channel}: it has {channels}, counted from 0")
+            raise self._away(
+                f"no channel {self._channel}: it has {channels}, counted from 0",
+                hint="set the source's channel lower, or leave it out for the mean of all",
+            )
 
     def _packet(self) -> Packet[AudioStream] | None:
         try:
@@ -151,9 +151,11 @@ class SoundFile:
         time.sleep(min(max(left_s, 0.0), _WAIT_S))
         return left_s <= _WAIT_S
 
-    def _away(self, what: str, error: BaseException | None = None) -> SourceError:
+    def _away(
+        self, what: str, error: BaseException | None = None, *, hint: str | None = None
+    ) -> SourceError:
         said = f": {_said(error)}" if error is not None else ""
-        return SourceError(f"{what}{said}", where=str(self._path))
+        return SourceError(f"{what}{said}", where=str(self._path), hint=hint)
 
     def _damaged(self, error: BaseException) -> DataError:
         self._gap = True

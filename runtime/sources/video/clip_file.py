@@ -61,11 +61,18 @@ def write_clip(
             os.fsync(file.fileno())
         beside.replace(path)
     except FFmpegError as error:
-        raise OSError(error.errno, str(error.strerror), str(path)) from error
+        raise _failure(error, path) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             beside.unlink()
     return True
+
+
+def _failure(error: FFmpegError, path: Path) -> OSError:
+    """Return what has failed: behind FFmpeg's word for that stands the file's own error."""
+    behind = error.__cause__ or error.__context__
+    why = behind if isinstance(behind, OSError) else error
+    return OSError(why.errno, str(why.strerror), str(path))
 
 
 def _fitting(packets: Sequence[Kept], max_bytes: int) -> Sequence[Kept]:

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from ....models.errors import DataError, SourceError
 from ..options import VideoSource
+from ..plain_file import check_plain
 from .decoder import Decoding, decoder_of, said
 from .pipeline import Pipeline
 from .place import Place
@@ -54,7 +55,9 @@ class Film:
                 )
             if place.server is not None:
                 _reach(place.server, where=place.name)
-            if place.kind in {"file", "device"}:
+            if place.kind == "file":
+                check_plain(Path(place.url))
+            if place.kind == "device":
                 _look(place)
             self._container = self._opened(decoding)
             self._device = _descriptor(place.url) if place.kind == "device" else None
@@ -220,7 +223,7 @@ def _reach(server: tuple[str, int], *, where: str) -> None:
 
 
 def _look(place: Place) -> None:
-    """See that a file or device is there and may be read; FFmpeg says less of it."""
+    """See that a device is there and may be read; FFmpeg says less of it."""
     try:
         os.close(os.open(place.url, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
@@ -246,7 +249,7 @@ def _unopened(error: Exception, place: Place, decoding: Decoding) -> SourceError
     if isinstance(error, av.error.InvalidDataError):
         what, hint = "is no video that can be read", "is it whole? ffprobe says what it is"
     elif isinstance(error, av.error.HTTPUnauthorizedError):
-        hint = "name the user in the url, and a password_file"
+        hint = _LOGIN[place.login]
     elif decoding.device is not None:
         what = f"the device {decoding.device} does not decode it: {what}"
         hint = "without decoder = … it is decoded in software"
@@ -255,9 +258,12 @@ def _unopened(error: Exception, place: Place, decoding: Decoding) -> SourceError
     return SourceError(what, where=place.name, hint=hint)
 
 
+_LOGIN = {
+    "none": "name the user in the url, and a password_file",
+    "user": "name a password_file, too",
+    "password": "the user in the url, or what is in password_file, is wrong",
+}
 _HINTS = {
-    ("file", errno.ENOENT): "it is looked for again and again; is its path right?",
-    ("file", errno.EACCES): "its user must be able to read it",
     ("device", errno.ENOENT): "is the camera plugged in? v4l2-ctl --list-devices shows which are",
     ("device", errno.EACCES): "add the user to the group video",
     ("device", errno.EBUSY): "another program has it open",

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ....models.errors import SourceError
-from ...children import PARENT, ending
+from ...children import ending
+from ..source import StuckError
+from . import launch
 from .place import LAUNCH
 
-MODULE = "hedge.runtime.sources.video.launch"
+_ERRONEOUS = "WARNING: erroneous pipeline: "  # nothing but another text, or a plugin, helps
 # YUV4MPEG2 does not say by which matrix colours were made: it is the one that is assumed.
 _ENDING = "! videoconvert ! video/x-raw,colorimetry=bt601 ! y4menc ! fdsink fd=1"
 _HEADER = b"YUV4MPEG2 "
@@ -42,16 +44,15 @@ class Pipeline:
         self._stall_s = stall_s
         self._words = b""
         self.error: SourceError | None = None
+        place = [str(os.getpid()), str(base.absolute())]
         command = [LAUNCH, "-q", *elements, *_ENDING.split()]
         self._process = subprocess.Popen(  # noqa: S603 -- the user's own pipeline, without a shell
-            [sys.executable, "-m", MODULE, str(base.absolute()), *command],
+            [sys.executable, "-I", "-S", launch.__file__, *place, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
-            cwd="/",  # else Python would import whatever lies where we were started
-            env={**os.environ, PARENT: str(os.getpid())},
         )
         self._begin = b""
         with contextlib.ExitStack() as undo:
@@ -83,8 +84,10 @@ class Pipeline:
             self._listen()
             if self._process.poll() == 0:
                 return None
-            self.error = SourceError(
-                self._said(),
+            said = self._said()
+            stuck = said.startswith(_ERRONEOUS)
+            self.error = (StuckError if stuck else SourceError)(
+                said.removeprefix(_ERRONEOUS).removeprefix("ERROR: "),
                 where=self._where,
                 hint=f"try it by hand: {LAUNCH} -q … ! videoconvert ! autovideosink",
             )
@@ -146,9 +149,8 @@ class Pipeline:
         """Return the first error that it has told: those after it follow from it."""
         lines = self._words.decode("utf-8", "replace").splitlines()
         for line in lines:
-            for begin in ("ERROR: ", "WARNING: erroneous pipeline: "):
-                if line.startswith(begin):
-                    return line[len(begin) :]
+            if line.startswith(("ERROR: ", _ERRONEOUS)):
+                return line
         if lines:
             return lines[-1]
         return f"has ended, {ending(self._process.wait())}"

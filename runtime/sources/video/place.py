@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from ....models.errors import ConfigError
+from ....models.errors import ConfigError, SourceError
 from ...credentials import secret_path
 from ..opening import is_file
 from ..options import VideoSource
 
 LAUNCH = "gst-launch-1.0"
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+_PASSWORD = re.compile(r"(-pw|passw(or)?d)\s*=|://[^/\s@]+:[^/\s]+@", re.IGNORECASE)
 _OF_DEVICES = ("size", "fps", "pixel_format")
 
 
@@ -26,7 +28,7 @@ class Place:
 
     ``name`` is what errors and logs call it: without user, password and query. ``url`` is what
     is opened; it may hold a password. ``server`` is the host and port of a network address,
-    ``elements`` are those of a pipeline.
+    ``elements`` are those of a pipeline. ``login`` is what the URL has of user and password.
     """
 
     kind: Literal["file", "network", "device", "pipeline"]
@@ -34,6 +36,7 @@ class Place:
     url: str = field(default="", repr=False)
     server: tuple[str, int] | None = None
     elements: tuple[str, ...] = field(default=(), repr=False)
+    login: Literal["none", "user", "password"] = "none"
 
     @property
     def live(self) -> bool:
@@ -45,7 +48,7 @@ def place_of(options: VideoSource, *, base: Path) -> Place:
     """Return where the pictures are; relative paths begin at ``base``.
 
     Raises:
-        ConfigError: the options do not go together, or the password's file cannot be read.
+        ConfigError: the options do not go together.
     """
     if (options.url is None) == (options.pipeline is None):
         raise ConfigError("one of url and pipeline is needed", where="source")
@@ -57,9 +60,33 @@ def place_of(options: VideoSource, *, base: Path) -> Place:
     elif options.url is not None and options.url.startswith("/dev/"):
         place = Place(kind="device", name=options.url, url=options.url)
     else:
-        place = _network(options.url or "", _password(options.password_file, base=base))
+        place = _network(options.url or "")
     _check(options, place)
     return place
+
+
+def let_in(place: Place, password_file: str | None, *, base: Path) -> Place:
+    """Return the place with the password that is in the file now; as it is where none is named.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    if password_file is None:
+        return place
+    path = secret_path(password_file, base=base, environ=os.environ)
+    try:
+        password = path.read_text("utf-8").strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = str(error.strerror) if isinstance(error, OSError) else "not UTF-8"
+        raise SourceError(
+            f"the password cannot be read: {why}",
+            where=str(path),
+            hint="password_file of the source names it; the device's user must be able to read it",
+        ) from error
+    parts = urlsplit(place.url)
+    user, _, at = parts.netloc.rpartition("@")
+    url = parts._replace(netloc=f"{user}:{quote(password, safe='')}@{at}").geturl()
+    return replace(place, url=url, login="password")
 
 
 def _check(options: VideoSource, place: Place) -> None:
@@ -72,6 +99,8 @@ def _check(options: VideoSource, place: Place) -> None:
         raise ConfigError("is for files: all else has its own pace", where="source.realtime")
     if options.password_file is not None and place.kind != "network":
         raise ConfigError("is for network addresses", where="source.password_file")
+    if options.password_file is not None and place.login == "none":
+        raise ConfigError("the url names no user", where="source.password_file")
     if options.region is not None:
         left, top, width, height = options.region
         if not (width and height and left + width <= 1 and top + height <= 1):
@@ -98,7 +127,12 @@ def _pipeline(text: str) -> Place:
     return Place(kind="pipeline", name=f"pipeline {elements[0]} …", elements=elements)
 
 
-def _network(url: str, password: str | None) -> Place:
+def tells_password(pipeline: str | None) -> bool:
+    """Return whether a pipeline holds a password, which everybody sees in the list of processes."""
+    return pipeline is not None and _PASSWORD.search(pipeline) is not None
+
+
+def _network(url: str) -> Place:
     """Take an address apart; whatever is wrong with it, a password in it is not shown."""
     try:
         parts = urlsplit(url)
@@ -117,32 +151,13 @@ def _network(url: str, password: str | None) -> Place:
             where="source.url",
             hint="put it into a file, and name that as password_file",
         )
-    if password is not None and parts.username is None:
-        raise ConfigError("the url names no user", where="source.password_file")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     at = f"{host}:{port}"
+    user = None if parts.username is None else quote(unquote(parts.username), safe="")
     return Place(
         kind="network",
         name=f"{parts.scheme}://{at}{parts.path}",
-        url=_with_password(parts, at, password),
+        url=parts._replace(netloc=at if user is None else f"{user}@{at}").geturl(),
         server=(parts.hostname, port),
+        login="none" if user is None else "user",
     )
-
-
-def _with_password(parts: SplitResult, at: str, password: str | None) -> str:
-    if parts.username is None:
-        return parts._replace(netloc=at).geturl()
-    user = quote(unquote(parts.username), safe="")
-    secret = "" if password is None else f":{quote(password, safe='')}"
-    return parts._replace(netloc=f"{user}{secret}@{at}").geturl()
-
-
-def _password(file: str | None, *, base: Path) -> str | None:
-    if file is None:
-        return None
-    path = secret_path(file, base=base, environ=os.environ)
-    try:
-        return path.read_text("utf-8").strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(f"{path}: {why}", where="source.password_file") from error

@@ -10,7 +10,7 @@ from ....models.errors import MissingExtraError
 from ....telemetry.clock import Clock, boottime_ns
 from ..options import VideoSource
 from ..source import Captured, Recorder
-from .place import place_of
+from .place import let_in, place_of
 
 if TYPE_CHECKING:
     from .playing import Playing
@@ -40,7 +40,15 @@ class VideoReader:
             options.decoder, threads=options.threads, max_pixels=options.max_pixels
         )
         self._recorder = recorder = PacketRecorder()
-        self._play = partial(Playing, place, options, decoding, recorder, base=base, clock=clock)
+        self._let_in = partial(let_in, place, options.password_file, base=base)
+        self._play = partial(
+            Playing,
+            options=options,
+            decoding=decoding,
+            recorder=recorder,
+            base=base,
+            clock=clock,
+        )
         self._playing: Playing | None = None
 
     @property
@@ -52,10 +60,11 @@ class VideoReader:
         """Open the video.
 
         Raises:
-            SourceError: it is not there, or is none that can be read; what to do.
+            SourceError: it is not there, or is none that can be read, or the password's file
+                cannot be read; what to do.
         """
         self.close()
-        self._playing = self._play()
+        self._playing = self._play(self._let_in())
 
     def read(self) -> list[Captured] | None:
         """Return the next picture, or none; None: the film is at its end.
