@@ -183,6 +183,16 @@ def test_a_failing_program_is_counted_and_its_last_words_are_logged_rarely(
     assert warned[0].endswith("program ended with 3: no relay at 0x20")
 
 
+def test_what_cannot_be_shown_of_its_last_words_does_not_reach_the_log(
+    open_sink: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, eventually: Eventually
+) -> None:
+    text = r"import sys; sys.stderr.write('bad \x1b[31m\x01 \u202e\r line\u00e9'); sys.exit(3)"
+    sink = open_sink(program(tmp_path, text))
+    sink.tell(event())
+    eventually(lambda: ended(sink, 1))
+    assert "ended with 3: bad \ufffd[31m\ufffd \ufffd\ufffd line\u00e9" in caplog.text
+
+
 def test_a_program_that_reads_nothing_of_a_long_line_is_no_failure(
     open_sink: Open, tmp_path: Path
 ) -> None:

@@ -337,6 +337,18 @@ def test_a_clip_is_refused_where_the_source_keeps_none() -> None:
         check_rules(rules, ("person",), "stream door", source=SerialSource(port="/dev/ttyS0"))
 
 
+@pytest.mark.parametrize("other", [{"keep_bytes": 1 << 29}, {"keep_days": 1.0}])
+def test_rules_that_disagree_how_much_stays_in_their_folder_are_refused(
+    other: dict[str, Any],
+) -> None:
+    rules = [_rule(clip=ClipOptions()), _rule(name="short", clip=ClipOptions(**other))]
+    (key,) = other
+    with pytest.raises(ConfigError, match=f"event person: clip.{key}: is not that of event short"):
+        check_rules(rules, ("person",), "stream door")
+    apart = _rule(name="short", clip=ClipOptions(path="clips/short", **other))
+    check_rules([rules[0], apart, _rule(name="bare")], ("person",), "stream door")
+
+
 def test_two_rules_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="there are two of this name"):
         check_rules([_rule(), _rule(k=2, n=2)], ("person",), "stream door")

@@ -115,6 +115,7 @@ def test_only_what_is_wanted_is_kept() -> None:
     "target",
     [
         "/outcomes?n=-1",
+        "/outcomes?n=1001",
         "/outcomes?n=many",
         "/outcomes?n=" + "9" * 5000,
         "/outcomes?stream=attic",
@@ -142,7 +143,25 @@ def test_head_has_no_text_and_nothing_else_is_taken(sink: OverHttp) -> None:
     assert ask(sink, "/outcomes", method="POST")[0] == HTTPStatus.NOT_IMPLEMENTED
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:9470", "127.0.0.1.evil.example"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:9470",
+        "127.0.0.1.evil.example",
+        "[127.0.0.1]evil.example",
+        "[::1]evil.example",
+        "[127.0.0.1]",
+        "[::1",
+        "::1",
+        "localhost:evil.example",
+        "localhost:",
+        "localhost evil.example",
+        "evil@localhost",
+        "0x7f000001",
+        "",
+    ],
+)
 def test_a_name_that_others_have_made_lead_here_is_refused(sink: OverHttp, host: str) -> None:
     sink.emit(outcome(1))
     status, text, _ = ask(sink, "/outcomes", host=host)
@@ -159,6 +178,31 @@ def test_this_machines_own_names_are_taken_and_no_page_of_others_may_read(
     status, _, headers = ask(sink, "/outcomes", host=host)
     assert status == HTTPStatus.OK
     assert not [name for name in headers if name.lower().startswith("access-control")]
+
+
+def test_a_question_with_two_hosts_is_refused(sink: OverHttp) -> None:
+    assert sink.port is not None
+    head = b"GET /outcomes HTTP/1.1\r\nHost: localhost\r\nHost: %b\r\n\r\n"
+    for other in (b"localhost", b"evil.example"):
+        with socket.create_connection(("127.0.0.1", sink.port), 30) as peer:
+            peer.sendall(head % other)
+            assert peer.recv(4096).startswith(b"HTTP/1.0 421 ")
+
+
+def test_an_answer_has_a_hundred_unless_it_is_asked_for_more() -> None:
+    recent = Recent(labels=LABELS, keep=1000)
+    for number in range(1500):
+        recent.put(outcome(number, stream="hall" if number % 3 else "door"))
+        recent.put(event(number))
+
+    def ids(target: str) -> list[str]:
+        return [one["id"] for one in json.loads(recent(target).text)]
+
+    assert ids("/outcomes") == [f"3-{number}" for number in range(1400, 1500)]
+    assert ids("/outcomes?n=1000") == [f"3-{number}" for number in range(500, 1500)]
+    assert ids("/outcomes?n=1000&stream=door") == [f"3-{3 * number}" for number in range(500)]
+    assert ids("/events?n=1000") == [f"3-e{number}" for number in range(500, 1500)]
+    assert recent("/events?n=7") == recent("/events?n=7"), "it is told again as it was"
 
 
 def test_without_a_host_it_listens_on_the_loopback_only() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 import os
 import resource
@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -23,8 +23,9 @@ from hedge.models.errors import ConfigError
 from hedge.models.records import Opinion, Outcome
 from hedge.runtime.config import Config
 from hedge.runtime.events.event import Clip, Event
+from hedge.runtime.sinks.command import Command
 from hedge.runtime.sinks.json_lines import JsonLines
-from hedge.runtime.sinks.local import open_sinks
+from hedge.runtime.sinks.local import LocalSinks, open_sinks
 from hedge.runtime.sinks.terminal import Terminal
 
 _LABELS = {"door": ("nobody", "person")}
@@ -159,7 +160,7 @@ def test_a_full_disk_raises_and_leaves_no_half_line(tmp_path: Path) -> None:
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))
     try:
-        with pytest.raises(OSError, match=r"bytes were written|too large"):
+        with pytest.raises(OSError, match=r"(bytes were written|too large): '.*o\.jsonl'"):
             sink.emit(_outcome(1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -271,7 +272,7 @@ def test_a_clock_that_is_set_back_begins_no_new_files(tmp_path: Path) -> None:
 def test_what_a_sink_could_not_write_is_counted(tmp_path: Path) -> None:
     sink = JsonLines(tmp_path / "o.jsonl", labels=_LABELS, max_bytes=4096)
     wide = np.full(2000, 1 / 2000, np.float32)
-    with pytest.raises(OSError, match="more than a file may have"):
+    with pytest.raises(OSError, match=r"o\.jsonl: .* more than a file may have"):
         sink.emit(Outcome("door", "3-0", "edge", 1, wide, None, True))
     sink.emit(_outcome(1))
     sink.close()
@@ -279,16 +280,115 @@ def test_what_a_sink_could_not_write_is_counted(tmp_path: Path) -> None:
     assert _files(tmp_path) == {"o.jsonl": ["3-1"]}
 
 
-def test_the_terminal_shows_when_an_event_opens_and_closes() -> None:
-    out = io.StringIO()
-    sink = Terminal(labels=_LABELS, out=out)
-    sink.tell(_event())
-    sink.tell(_event(state="clip"))
-    first, second = out.getvalue().splitlines()
+def test_the_terminal_shows_when_an_event_opens_and_closes(tmp_path: Path) -> None:
+    with (tmp_path / "seen").open("w") as out:
+        sink = Terminal(labels=_LABELS, fd=out.fileno())
+        sink.tell(_event())
+        sink.tell(_event(state="clip"))
+        sink.close()
+    first, second = _lines(tmp_path / "seen")
     for part in ("door", "3-e0", "event", "person", "75.0%", "opened"):
         assert part in first
     for part in ("4.2 s", "clip /clips/a.mp4"):
         assert part in second
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Give both ends of a pipe."""
+    both = os.pipe()
+    yield both
+    for fd in both:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def test_the_terminal_gets_all_that_waits_in_order_before_it_is_closed(
+    pipe: tuple[int, int],
+) -> None:
+    source, sink_fd = pipe
+    sink = Terminal(labels=_LABELS, fd=sink_fd, queue=2000, goodbye_s=60.0)
+    for number in range(2000):  # more than a pipe holds
+        sink.emit(_outcome(number))
+    sink.stop()
+    found = b""
+    while found.count(b"\n") < 2000:
+        found += os.read(source, 65_536)
+    sink.close()
+    assert [line.split()[1] for line in found.splitlines()] == [b"3-%d" % n for n in range(2000)]
+    assert sink.counters() == {"terminal_dropped": 0}
+
+
+def test_a_terminal_that_nobody_reads_holds_up_nobody_and_what_it_misses_is_counted(
+    pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    source, sink_fd = pipe
+    sink = Terminal(labels=_LABELS, fd=sink_fd, queue=10, goodbye_s=0.05)
+    for number in range(5000):
+        sink.emit(_outcome(number))
+    sink.close()
+    sink.close()
+    sink.emit(_outcome())
+    os.close(sink_fd)
+    read = b"".join(iter(lambda: os.read(source, 65_536), b"")).count(b"\n")
+    assert 0 < read < 5000
+    assert sink.counters() == {"terminal_dropped": 5001 - read}
+    assert caplog.text.count("standard output: nobody reads it") == 1
+
+
+def test_a_terminal_whose_reader_has_gone_is_counted(pipe: tuple[int, int]) -> None:
+    source, sink_fd = pipe
+    os.close(source)
+    sink = Terminal(labels=_LABELS, fd=sink_fd)
+    sink.emit(_outcome())
+    sink.close()
+    assert sink.counters() == {"terminal_dropped": 1}
+
+
+_UNREAD = """
+import numpy as np
+from hedge.models.records import Outcome
+from hedge.runtime.sinks.terminal import Terminal
+sink = Terminal(labels={'door': ('a', 'b')}, goodbye_s=0.05)
+for number in range(5000):
+    sink.emit(Outcome('door', f'1-{number}', 'edge', 1, np.array([0.2, 0.8]), None, True))
+sink.close()
+"""
+
+
+def test_a_process_whose_output_nobody_reads_ends_all_the_same(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _UNREAD],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as held:
+        assert held.wait(60) == 0
+        assert held.stderr is not None
+        assert (
+            held.stderr.read() == "dropped: standard output: nobody reads it, lines are left out\n"
+        )
+
+
+def test_without_a_standard_output_there_is_no_terminal(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from hedge.models.errors import ConfigError\n"
+        "from hedge.runtime.sinks.terminal import Terminal\n"
+        "try:\n"
+        "    Terminal(labels={})\n"
+        "except ConfigError as error:\n"
+        "    sys.exit(str(error))\n"
+    )
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.startswith("standard output: there is none")
 
 
 def _config(text: str) -> Config:
@@ -355,6 +455,31 @@ def test_at_a_reload_what_has_not_changed_is_taken_over_and_the_rest_closed(
     assert len(_lines(tmp_path / "o.jsonl")) == 2
 
 
+def test_all_sinks_are_asked_to_end_before_the_first_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, object]] = []
+    stop, close = Command.stop, Command.close
+
+    def stopped(self: Command) -> None:
+        asked.append(("stop", self))
+        stop(self)
+
+    def closed(self: Command) -> None:
+        asked.append(("close", self))
+        close(self)
+
+    commands = "".join(f'[[sink]]\nkind = "command"\nargv = ["true", "{n}"]\n' for n in range(3))
+    sinks = open_sinks(_config(commands), _LABELS, base=tmp_path)
+    monkeypatch.setattr(Command, "stop", stopped)
+    monkeypatch.setattr(Command, "close", closed)
+    LocalSinks().succeed(sinks)  # as at a reload
+    sinks.close()
+    for calls in (asked[: len(asked) // 2], asked[len(asked) // 2 :]):
+        assert [what for what, _ in calls[:3]] == ["stop"] * 3
+        assert {one for what, one in calls if what == "close"} == set(sinks.sinks)
+
+
 def test_where_one_sink_cannot_be_opened_none_stays_open(tmp_path: Path) -> None:
     threads = threading.active_count()
     with pytest.raises(ConfigError, match="nowhere: no program"):
@@ -362,12 +487,12 @@ def test_where_one_sink_cannot_be_opened_none_stays_open(tmp_path: Path) -> None
     assert threading.active_count() == threads
 
 
-def test_the_terminal_shows_label_certainty_and_time() -> None:
-    out = io.StringIO()
-    sink = Terminal(labels=_LABELS, out=out)
-    sink.emit(_outcome(final=False))
-    sink.close()
-    line = out.getvalue()
+def test_the_terminal_shows_label_certainty_and_time(tmp_path: Path) -> None:
+    with (tmp_path / "seen").open("w") as out:
+        sink = Terminal(labels=_LABELS, fd=out.fileno())
+        sink.emit(_outcome(final=False))
+        sink.close()
+    line = (tmp_path / "seen").read_text("utf-8")
     for part in ("door", "3-0", "first", "person", "75.0%", "2.500 ms", "sure"):
         assert part in line
     assert line.count(os.linesep) == 1

@@ -358,8 +358,79 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(
     assert caplog.text.count("a new one begins") == 1
 
 
+def _crashed(path: Path) -> None:
+    """Leave a file as a kill does, its log beside it, with a first page that is noise."""
+    file = SqliteFile(path, max_bytes=MIB)
+    file.put([sqlite_schema.outcome_row(outcome(0), LABELS["door"], at_s=1.0)], [])
+    for one in ("o.db", "o.db-wal"):
+        (path.parent / f"{one}.then").write_bytes((path.parent / one).read_bytes())
+    file.close()
+    for one in ("o.db", "o.db-wal"):
+        (path.parent / f"{one}.then").rename(path.parent / one)
+
+
+@pytest.mark.parametrize("left", ["its pages", "its log", "half a head"])
+def test_a_file_whose_beginning_is_damaged_is_known_for_ours_by_the_rest(
+    open_sink: Open, tmp_path: Path, eventually: Eventually, left: str
+) -> None:
+    path = tmp_path / "o.db"
+    _crashed(path)
+    with path.open("r+b") as broken:
+        broken.write(b"\xa5" * (4096 if left == "its pages" else path.stat().st_size))
+    if left == "its pages":
+        (tmp_path / "o.db-wal").unlink()
+    if left == "half a head":
+        path.write_bytes(b"SQLite format 3\x00\x10\x00")
+    sink = open_sink()
+    sink.emit(outcome(1))
+    eventually(lambda: sink.counters()["sqlite_rows"] == 1)
+    sink.close()
+    assert rows(path, "SELECT id FROM outcome") == [("3-1",)]
+    assert sink.counters()["sqlite_moved_aside"] == 1
+    assert (tmp_path / "o.db.damaged").exists()
+
+
+def test_trouble_of_the_disk_at_the_start_is_waited_for(
+    open_sink: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, eventually: Eventually
+) -> None:
+    path = tmp_path / "o.db"
+    path.symlink_to("/proc/self/mem")  # its beginning cannot be read: EIO
+    sink = open_sink()
+    sink.emit(outcome(0))
+    eventually(lambda: sink.counters()["sqlite_tries_failed"] > 0)
+    assert f"{path}: not for now: " in caplog.text
+    path.unlink()
+    eventually(lambda: sink.counters()["sqlite_rows"] == 1)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_file_that_has_lost_a_table_is_moved_aside_once(
+    open_sink: Open,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    eventually: Eventually,
+    *,
+    running: bool,
+) -> None:
+    path = tmp_path / "o.db"
+    sink = open_sink()
+    sink.emit(outcome(0))
+    eventually(lambda: sink.counters()["sqlite_rows"] == 1)
+    if not running:
+        sink.close()
+    with contextlib.closing(sqlite3.connect(path, timeout=30.0)) as other:
+        other.execute("DROP TABLE outcome")
+    if not running:
+        sink = open_sink()
+    sink.emit(outcome(1))
+    eventually(lambda: sink.counters()["sqlite_rows"] == 1 + running)
+    assert sink.counters()["sqlite_moved_aside"] == 1
+    assert rows(path, "SELECT id FROM outcome") == [("3-1",)]
+    assert "damaged (" in caplog.text
+
+
 def test_damage_that_a_crash_has_left_is_found_at_the_next_opening(
-    open_sink: Open, tmp_path: Path, eventually: Eventually
+    open_sink: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, eventually: Eventually
 ) -> None:
     path = tmp_path / "o.db"
     file = SqliteFile(path, max_bytes=MIB)
@@ -372,6 +443,8 @@ def test_damage_that_a_crash_has_left_is_found_at_the_next_opening(
     (tmp_path / "o.db-wal").touch()
     sink = open_sink()
     eventually(lambda: sink.counters()["sqlite_moved_aside"] == 1)
+    (said,) = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize(

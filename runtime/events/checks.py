@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from ...models.errors import ConfigError
 from ..sources.options import AnySource, AudioSource, VideoSource
@@ -38,6 +39,7 @@ def check_rules(
             )
         if rule.clip is not None:
             _check_clip(rule.clip, source, f"{at}: clip")
+            _check_shared(rule.clip, rules, f"{at}: clip")
 
 
 def _check_labels(rule: EventRule, labels: Sequence[str], at: str) -> None:
@@ -63,3 +65,18 @@ def _check_clip(clip: ClipOptions, source: AnySource | None, at: str) -> None:
             where=at,
             hint="those of kind video and audio do",
         )
+
+
+def _check_shared(clip: ClipOptions, rules: Sequence[EventRule], at: str) -> None:
+    """Check that the rules of one folder agree how much stays there: else the least wins."""
+    for rule in rules:
+        other = rule.clip
+        if other is None or Path(other.path) != Path(clip.path):
+            continue
+        for key in ("keep_bytes", "keep_days"):
+            if getattr(other, key) != getattr(clip, key):
+                raise ConfigError(
+                    f"is not that of event {rule.name}, whose clips are in the same folder",
+                    where=f"{at}.{key}",
+                    hint="give both the same, or one a path of its own, such as clips/long",
+                )

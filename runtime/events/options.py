@@ -17,9 +17,10 @@ class ClipOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """What is kept around an event: from ``pre_s`` before it to ``post_s`` after it.
 
     Of the event itself no more than ``max_s`` is, and a clip is no larger than ``max_bytes``; what
-    is beyond that is cut off at its end. All clips of the stream are no larger than ``keep_bytes``
-    and no older than ``keep_days``: the oldest go. They are in ``path``, below the state directory
-    where it is not absolute. In memory are the seconds of a whole clip, or twice its bytes.
+    is beyond that is cut off at its end. They are in ``path``, below the state directory where it
+    is not absolute. All clips of the stream there are no larger than ``keep_bytes`` and no older
+    than ``keep_days``: the oldest go, of whatever rule. In memory are the seconds of a whole clip,
+    or twice its bytes.
     """
 
     pre_s: Seconds = 3.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import re
 import socket
 import threading
 from http import HTTPStatus
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 _AT_ONCE = 8
 _WHOLE_S = 5.0  # for one question and its answer
 _HEAD_BYTES = 16_384
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^][:/@\s]+))(?::[0-9]{1,5})?")  # RFC 3986, 3.2.2
+_FULL = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 
 class LocalServer:
@@ -75,7 +78,7 @@ def tcp_listener(host: str, port: int) -> socket.socket:
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    """At most `_AT_ONCE` connections, each for `_WHOLE_S` at most; more are hung up on."""
+    """At most `_AT_ONCE` connections, each for `_WHOLE_S` at most; more are told 503."""
 
     daemon_threads = True
     block_on_close = False
@@ -91,6 +94,8 @@ class _Server(ThreadingMixIn, TCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 -- the base's
         if not self._places.acquire(blocking=False):
+            with contextlib.suppress(OSError):
+                request.send(_FULL, socket.MSG_DONTWAIT)
             self.shutdown_request(request)
             return
         try:
@@ -173,7 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _page(self) -> Page:
         private = self.server.private
-        if private and not is_own_name(self.headers.get("Host")):
+        hosts = self.headers.get_all("Host", [None])
+        if private and not (len(hosts) == 1 and is_own_name(hosts[0])):
             return Page("ask by the address or by localhost\n", HTTPStatus.MISDIRECTED_REQUEST)
         try:
             return self.server.answer(self.path if private else self.path.partition("?")[0])
@@ -188,13 +194,18 @@ def is_own_name(host: str | None) -> bool:
     """Return whether a Host header is an address, or a name that only we give to this machine."""
     if host is None:  # no browser
         return True
-    name = host.strip().lower()
-    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    parts = _HOST.fullmatch(host.strip().lower())
+    if parts is None:
+        return False
+    address, name = parts.groups()
     own = socket.gethostname().lower()
     if name in {"localhost", own, f"{own}.local"}:
         return True
     try:
-        ipaddress.ip_address(name)
+        if name is None:
+            ipaddress.IPv6Address(address)
+        else:
+            ipaddress.IPv4Address(name)
     except ValueError:
         return False
     return True

@@ -17,11 +17,12 @@ from ..events.event import Event
 from .command_run import run
 from .command_words import checked, filled, values_of
 from .options import State, Which
-from .sink import line_of, takes
+from .sink import left_s, line_of, takes
 
 _log = logging.getLogger(__name__)
 
 _GOODBYE_S = 2.0
+_KILL_S = 1.0  # after that, for the killed to be gone
 _COUNTERS = ("run", "failed", "timed_out", "dropped", "refused", "not_started")
 
 
@@ -85,12 +86,16 @@ class Command:
         """Return how the calls went."""
         return {f"commands_{name}": count for name, count in self._tally.copy().items()}
 
-    def close(self) -> None:
-        """Give what waits and what runs a moment, then kill it; closing twice is harmless."""
+    def stop(self) -> None:
+        """Take no more, and give what waits and what runs a moment."""
         if self._end_s is None:
             self._end_s = time.monotonic() + self._goodbye_s
             self._go.release()
-        self._thread.join(self._goodbye_s + 1.0)
+
+    def close(self) -> None:
+        """Give what waits and what runs a moment, then kill it; closing twice is harmless."""
+        self.stop()
+        self._thread.join(left_s(self._end_s) + _KILL_S)
 
     def _queue(self, said: Outcome | Event, labels: tuple[str, ...]) -> None:
         if len(self._waiting) >= self._bound or self._end_s is not None:

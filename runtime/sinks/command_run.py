@@ -18,7 +18,10 @@ _TAIL_BYTES = 4096
 
 
 class Ended(NamedTuple):
-    """How it ended: its exit code, None where it was killed, and what it last said on stderr."""
+    """How it ended: its exit code, None where it was killed, and its last line on stderr.
+
+    What cannot be shown of that is replaced.
+    """
 
     code: int | None
     said: str
@@ -53,7 +56,8 @@ def run(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     said = pipes.tail.decode("utf-8", "replace").strip().rpartition("\n")[2]
-    return Ended(process.returncode if ended else None, said)
+    shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in said)
+    return Ended(process.returncode if ended else None, shown)
 
 
 class _Pipes:

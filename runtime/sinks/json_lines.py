@@ -14,7 +14,7 @@ from ...models.records import Outcome
 from ...telemetry.rotated_lines import RotatedLines
 from ..events.event import Event
 from .options import Which
-from .sink import line_of, takes
+from .sink import line_of, named, takes
 
 BEGINS = (b'{"stream":', b'{"event":')
 """How the lines begin: of an outcome, and of an event."""
@@ -43,6 +43,7 @@ class JsonLines:
         keep_days: float | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        self._path = path
         self._labels = labels
         self._which: Which = which
         self._wall = wall
@@ -79,6 +80,9 @@ class JsonLines:
         """Return how many lines could not be written."""
         return {"jsonl_lost": self._lost}
 
+    def stop(self) -> None:
+        """Do nothing: it is closed at once."""
+
     def close(self) -> None:
         """Close the file; closing twice is harmless."""
         if self._file is not None:
@@ -87,14 +91,14 @@ class JsonLines:
 
     def _append(self, line: Struct) -> None:
         if self._file is None:
-            raise OSError("the file is closed")
+            raise OSError(f"{self._path}: the file is closed")
         self._encoder.encode_into(line, self._buffer)
         self._buffer.append(0x0A)
         try:
             self._file.append(self._buffer)
-        except OSError:
+        except OSError as error:
             self._lost += 1
-            raise
+            raise named(error, self._path) from error
         except ConfigError as error:  # something else has taken its place
             self._lost += 1
             raise OSError(str(error)) from error

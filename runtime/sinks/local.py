@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -28,16 +28,19 @@ from .terminal import Terminal
 Labels = Mapping[str, tuple[str, ...]]
 
 
-class Counting(Sink, Protocol):
-    """A sink that counts what it could not do."""
+class LocalSink(Sink, Protocol):
+    """A sink that counts what it could not do, and that can be told to end before it is closed."""
 
     def counters(self) -> dict[str, int]:
         """Copy what it has counted."""
 
+    def stop(self) -> None:
+        """Take no more; `close` waits a moment, counted from here, for what is under way."""
+
 
 class _Opened(NamedTuple):
     options: AnySink
-    sink: Counting
+    sink: LocalSink
 
 
 class LocalSinks:
@@ -69,17 +72,23 @@ class LocalSinks:
         A program that still runs has a moment to end: it is called beside the loop.
         """
         past = Counter(before._past)
-        for one in before._opened:
-            if not any(one.sink is sink for sink in self.sinks):
-                one.sink.close()
-                past.update(one.sink.counters())
+        gone = [one for one in before._opened if not any(one.sink is own for own in self.sinks)]
+        _close_all(gone)
+        for one in gone:
+            past.update(one.sink.counters())
         self._past = past
 
     def close(self) -> None:
-        """Close them; closing twice is harmless."""
-        with contextlib.ExitStack() as stack:
-            for one in self._opened:
-                stack.callback(one.sink.close)
+        """Close them, all within one moment; closing twice is harmless."""
+        _close_all(self._opened)
+
+
+def _close_all(opened: Sequence[_Opened]) -> None:
+    """Ask all of them to end before the first is waited for: those that hang do so together."""
+    with contextlib.ExitStack() as stack:
+        for one in opened:
+            stack.callback(one.sink.close)
+            one.sink.stop()
 
 
 def open_sinks(
@@ -113,7 +122,7 @@ def _open(
     labels: Labels,
     *,
     base: Path,
-) -> Counting:
+) -> LocalSink:
     match options:
         case JsonLinesSink():
             return JsonLines(
@@ -143,7 +152,7 @@ def _open(
             )
 
 
-def _sqlite(options: SqliteSink, labels: Labels, *, base: Path) -> Counting:
+def _sqlite(options: SqliteSink, labels: Labels, *, base: Path) -> LocalSink:
     try:
         from .sqlite import Sqlite  # noqa: PLC0415 -- some builds of Python lack sqlite3
     except ImportError as error:

@@ -84,7 +84,7 @@ class HttpSink(
 
     listen: Place = "9470"
     which: Which = "all"
-    keep: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    keep: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
 class CommandSink(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from heapq import merge
 from http import HTTPStatus
-from itertools import count
-from typing import NamedTuple
+from itertools import chain, count
+from operator import attrgetter
 from urllib.parse import parse_qs
 
 import msgspec
@@ -23,23 +23,42 @@ from .sink import line_of, takes
 
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
-_HELP = """GET /outcomes?stream=NAME&n=COUNT   the last outcomes, oldest first, as a JSON array
-GET /events?stream=NAME&n=COUNT     the last events; stream and n may be left out
+_MOST = 1000  # of one answer, as of what a stream may keep
+_UNASKED = 100
+_HELP = f"""GET /outcomes?stream=NAME&n=COUNT   the last outcomes, oldest first, as a JSON array
+GET /events?stream=NAME&n=COUNT     the last events
+stream may be left out, and so may n, for {_UNASKED}; it is {_MOST} at most
 """
 
 
-class _Kept(NamedTuple):
-    """What was said, by its number; ``labels`` are those of an outcome's stream."""
+class _Kept:
+    """What was said, by its number; ``labels`` are those of an outcome's stream.
 
-    number: int
-    at_s: float
-    said: Outcome | Event
-    labels: tuple[str, ...] = ()
+    The loop leaves it as it is; whoever asks first makes JSON of it, once.
+    """
 
-    def line(self) -> Struct:
-        if isinstance(self.said, Event):
-            return self.said
-        return line_of(self.said, self.labels, at_s=round(self.at_s, 3))
+    __slots__ = ("_at_s", "_json", "_labels", "_said", "number")
+
+    def __init__(
+        self, number: int, said: Outcome | Event, *, at_s: float, labels: tuple[str, ...]
+    ) -> None:
+        self.number = number
+        self._at_s = at_s
+        self._said: Outcome | Event | None = said
+        self._labels = labels
+        self._json = b""
+
+    def json(self) -> bytes:
+        """Return its JSON; one thread at a time calls it."""
+        if self._said is not None:
+            self._json = msgspec.json.encode(self._line(self._said))
+            self._said = None
+        return self._json
+
+    def _line(self, said: Outcome | Event) -> Struct:
+        if isinstance(said, Event):
+            return said
+        return line_of(said, self._labels, at_s=round(self._at_s, 3))
 
 
 _Shelf = dict[str, deque[_Kept]]
@@ -64,6 +83,7 @@ class Recent:
         self._numbers = count()
         self._outcomes: _Shelf = {}
         self._events: _Shelf = {}
+        self._one = threading.Lock()  # who asks is answered one at a time
 
     def put(self, said: Outcome | Event) -> None:
         """Keep an outcome or event, in the place of the oldest if need be."""
@@ -73,7 +93,7 @@ class Recent:
         row = shelf.get(said.stream)
         if row is None:
             row = shelf[said.stream] = deque(maxlen=self._keep)
-        row.append(_Kept(next(self._numbers), self._wall(), said, labels))
+        row.append(_Kept(next(self._numbers), said, at_s=self._wall(), labels=labels))
 
     def __call__(self, target: str) -> Page:
         """Return the page of a path and its query."""
@@ -91,17 +111,20 @@ class Recent:
     def _page(self, shelf: _Shelf, query: str) -> Page:
         try:
             wanted = parse_qs(query, strict_parsing=bool(query), max_num_fields=8)
-            number = int(wanted.pop("n", ["1000000"])[-1])
+            number = int(wanted.pop("n", [str(_UNASKED)])[-1])
             streams = wanted.pop("stream", None)
         except ValueError:
             return Page(f"no such question\n{_HELP}", HTTPStatus.BAD_REQUEST, _TEXT)
         known = list(shelf)  # whole in one step: the loop may add one meanwhile
         missing = [one for one in streams or () if one not in known and one not in self._labels]
-        if wanted or number < 0 or missing:
+        if wanted or not 0 <= number <= _MOST or missing:
             return Page(f"no such question\n{_HELP}", HTTPStatus.BAD_REQUEST, _TEXT)
-        rows = [list(shelf[one]) for one in known if streams is None or one in streams]
-        lines = [one.line() for one in list(merge(*rows))[-number:]] if number else []
-        return Page(msgspec.json.encode(lines).decode() + "\n", kind=_JSON)
+        with self._one:
+            found = [one for one in known if streams is None or one in streams]
+            rows = [list(shelf[one])[-number:] for one in found]
+            kept = sorted(chain(*rows), key=attrgetter("number"))[-number:] if number else []
+            text = b",".join([one.json() for one in kept]).decode()
+        return Page(f"[{text}]\n", kind=_JSON)
 
 
 class OverHttp:
@@ -140,6 +163,9 @@ class OverHttp:
     def counters(self) -> dict[str, int]:
         """Return nothing: what gives way to newer ones is not lost."""
         return {}
+
+    def stop(self) -> None:
+        """Do nothing: it is closed at once."""
 
     def close(self) -> None:
         """Stop serving; closing twice is harmless."""

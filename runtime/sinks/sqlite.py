@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -17,12 +18,13 @@ from ...models.records import Outcome
 from ...uplink.tally import Tally
 from ..events.event import Event
 from .options import Which
-from .sink import takes
+from .sink import left_s, takes
 from .sqlite_file import SqliteFile, check_ours, move_aside
 from .sqlite_schema import Row, event_row, outcome_row
 
 _log = logging.getLogger(__name__)
 
+_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}  # a disk may get over it
 _QUEUE = 8192
 _GROUP = 256
 _AGAIN_S = 0.5  # between two tries of a file that is locked, or on a disk that is full
@@ -79,6 +81,7 @@ class Sqlite:
         self._waiting: deque[_Told] = deque()
         self._file: SqliteFile | None = None
         self._forget_at_s = 0.0  # on the monotonic clock
+        self._end_s: float | None = None  # closing: until then, on the monotonic clock
         self._full = threading.Event()  # or closing: commit now
         self._closing = threading.Event()
         self._tally = Tally(_COUNTERS, log=_log)
@@ -102,11 +105,17 @@ class Sqlite:
         """Return how many rows were committed and dropped, and what else was counted."""
         return {f"sqlite_{name}": count for name, count in self._tally.copy().items()}
 
+    def stop(self) -> None:
+        """Take no more, and give what waits a moment."""
+        if self._end_s is None:
+            self._end_s = time.monotonic() + self._goodbye_s
+            self._closing.set()
+            self._full.set()
+
     def close(self) -> None:
         """Commit what waits, if that can be done soon; closing twice is harmless."""
-        self._closing.set()
-        self._full.set()
-        self._thread.join(self._goodbye_s)
+        self.stop()
+        self._thread.join(left_s(self._end_s))
 
     def _queue(self, told: _Told) -> None:
         if len(self._waiting) >= self._bound or self._closing.is_set():
@@ -139,8 +148,10 @@ class Sqlite:
                 group.clear()
                 self._put(self._file, group)
         except (sqlite3.OperationalError, OSError) as error:  # another holds it, or no room: later
-            self._tally.drop("tries_failed", f"{self._path}: not for now: {error}")
             self._waiting.extendleft(reversed(group))
+            if self._file is not None and not self._file.has_tables:
+                return self._begin_anew(error)
+            self._tally.drop("tries_failed", f"{self._path}: not for now: {error}")
             return False
         except sqlite3.DatabaseError as error:
             if type(error) is sqlite3.DatabaseError:
@@ -184,7 +195,7 @@ class Sqlite:
         except ConfigError as error:
             raise OSError(str(error)) from error
         if not sound:
-            raise sqlite3.DatabaseError("it holds nothing but zeros")
+            raise sqlite3.DatabaseError("its beginning is gone")
         self._forget_at_s = 0.0
         return SqliteFile(self._path, max_bytes=self._max_bytes)
 
@@ -195,7 +206,7 @@ class Sqlite:
             self._forget_at_s = now_s + _FORGET_S
             file.forget(self._wall() - self._keep_s)
 
-    def _begin_anew(self, error: sqlite3.DatabaseError) -> bool:
+    def _begin_anew(self, error: Exception) -> bool:
         """Move a damaged file aside; return False: what waits is for the new one."""
         self._let_go()
         try:
@@ -204,9 +215,8 @@ class Sqlite:
             self._tally.drop("tries_failed", f"{self._path}: damaged, and not to be moved: {why}")
             return False
         self._tally.add("moved_aside")
-        _log.error(
-            "%s: damaged (%s); it is %s now, and a new one begins", self._path, error, beside
-        )
+        said = " ".join(str(error).split())  # by SQLite in several lines
+        _log.error("%s: damaged (%s); it is %s now, and a new one begins", self._path, said, beside)
         return False
 
     def _give_up(self, group: list[_Told], error: Exception) -> None:
@@ -223,6 +233,8 @@ class Sqlite:
 def _check_place(path: Path) -> None:
     """Check that the file can be written, and is ours or not there; make its folder.
 
+    A disk that fails now is tried again, and again.
+
     Raises:
         ConfigError: says what is wrong.
     """
@@ -231,7 +243,9 @@ def _check_place(path: Path) -> None:
         if check_ours(path):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", where=str(path)) from error
+        if error.errno not in _PASSING:
+            raise ConfigError(f"cannot be written: {error.strerror}", where=str(path)) from error
+        _log.warning("%s: not for now: %s", path, error.strerror)
 
 
 def _probs_bytes(row: Row) -> int:

@@ -20,10 +20,14 @@ from ...models.errors import ConfigError
 from .sqlite_schema import APPLICATION_ID, PUT_EVENT, PUT_OUTCOME, STEPS, Row
 
 _MAGIC = b"SQLite format 3\x00"
+_HEAD_BYTES = 100
+_LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_MAP = b"\x01\x00\x00\x00\x00" * 7  # each a root page, without a parent
 _PAGE_BYTES = 4096
 _LARGEST_LOG_BYTES = 4 << 20
 _SHARED_MEMORY_BYTES = 1 << 16  # the log's index, PATH-shm
 _BUSY_S = 0.25
+_TABLES = ("outcome", "event")
 _STEPS_AT_ONCE = 64  # of tidying, between two groups of rows
 
 
@@ -87,6 +91,15 @@ class SqliteFile:
             return _identity(self._path.stat()) == self._identity
         return False
 
+    @property
+    def has_tables(self) -> bool:
+        """Whether they are there, as far as that can be found out: another may have dropped one."""
+        names = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN (?, ?)"
+        with contextlib.suppress(sqlite3.Error):
+            (found,) = self._base.execute(names, _TABLES).fetchone()
+            return int(found) == len(_TABLES)
+        return True
+
     def put(self, outcomes: Sequence[Row], events: Sequence[Row]) -> None:
         """Commit rows, `Bounds.group_bytes` of them at most.
 
@@ -127,6 +140,8 @@ class SqliteFile:
             (found,) = self._base.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
                 raise sqlite3.DatabaseError(found)
+        if not self.has_tables:
+            raise sqlite3.DatabaseError("a table is missing")
         self._base.execute("PRAGMA journal_mode = WAL")
         self._base.execute("PRAGMA synchronous = FULL")
         self._base.execute("PRAGMA wal_autocheckpoint = 0")  # `_empty_log` does it
@@ -225,7 +240,8 @@ class SqliteFile:
 def check_ours(path: Path) -> bool:
     """Look at a file without opening it as a database; return False where it is damaged.
 
-    What is not there, and what is empty, is ours to make.
+    What is not there, and what is empty, is ours to make. A damaged one is ours where it is not
+    recognised as another's, but has the rest of one of ours, or the log of one beside it.
 
     Raises:
         ConfigError: it is something else, another program's, or written by a later version.
@@ -241,8 +257,12 @@ def check_ours(path: Path) -> bool:
     if not head.strip(b"\x00"):  # as a power cut leaves it
         return False
     if not head.startswith(_MAGIC):
+        if _was_ours(path):
+            return False
         what = "is there already, and is no database of outcomes"
         raise ConfigError(what, where=str(path), hint="name another")
+    if len(head) < _HEAD_BYTES:
+        return False
     version, owner = (int.from_bytes(head[at : at + 4], "big") for at in (60, 68))
     if owner != APPLICATION_ID:
         raise ConfigError("is another program's database", where=str(path), hint="name another")
@@ -270,7 +290,24 @@ def move_aside(path: Path) -> Path:
 
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(100)
+        return file.read(_HEAD_BYTES)
+
+
+def _was_ours(path: Path) -> bool:
+    """Return whether a file without a database's head still has the rest of one of ours.
+
+    It has a write-ahead log, or, as its second page, the map of the others, which begins with the
+    roots of our tables and indices ("The SQLite Database File Format", 1.8, 4.1).
+    """
+    with path.open("rb") as file:
+        file.seek(_PAGE_BYTES)
+        if file.read(len(_MAP)) == _MAP:
+            return True
+    try:
+        with path.with_name(f"{path.name}-wal").open("rb") as log:
+            return log.read(4) in _LOG_MAGIC
+    except FileNotFoundError:
+        return False
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
