@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import shutil
 import socket
@@ -47,6 +48,16 @@ settings.register_profile("hedge", deadline=None)  # nothing is timed in a test
 settings.load_profile("hedge")
 
 SHAPE, LABELS = (4,), ("rest", "walk", "run")
+
+
+@pytest.fixture(autouse=True)
+def _no_log_is_left_open() -> Iterator[None]:
+    """Take away the handler that a command has made for its log: its stream is the test's."""
+    before = [*logging.root.handlers]
+    yield
+    for handler in logging.root.handlers[:]:
+        if handler not in before and type(handler) is logging.StreamHandler:
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -369,6 +369,7 @@ def test_a_source_that_flaps_is_logged_ever_more_rarely(
         reader = Scripted(*steps * 64)
         live = start(reader, policy="latest")
         eventually(lambda: live.state().lost == 64)
+        live.close()  # what is said of the last is said after it is counted
     said = [one.getMessage() for one in caplog.records]
     assert said.count("s: hangs up; it is tried again") == 7
     assert said.count("s: its source is back") <= 7

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,10 @@ def test_a_password_opens_the_camera_and_is_never_told(
     eventually(lambda: live.state().why is not None)
     why = live.state().why or ""
     live.close()
+    with pytest.raises(SourceError) as caught:
+        reader.open()
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+    assert "wrong%40" not in "".join(traceback.format_exception(caught.value))
     assert "what is in password_file, is wrong" in why
     told = f"{why}{caplog.text}{''.join(capfd.readouterr())}"
     assert f"127.0.0.1:{server.port}/film" in told

@@ -81,7 +81,7 @@ class Film:
         except (FFmpegError, OSError) as error:
             if self._failed(error):
                 return None
-            raise self._gone(error) from error
+            raise self._gone(error) from self._cause(error)
         self._errors = 0
         if packet is not None and packet.size:
             return [packet]
@@ -141,6 +141,10 @@ class Film:
             return self._silent()
         return SourceError(f"has gone away: {said(error)}", where=self._place.name)
 
+    def _cause(self, error: Exception) -> Exception | None:
+        """Return what may be told as the cause: FFmpeg names an address with its password."""
+        return None if self._place.live else error
+
     def _silent(self) -> SourceError:
         return SourceError(
             f"has given nothing for {self._options.stall_s:g} s", where=self._place.name
@@ -163,7 +167,7 @@ class Film:
             why = None if self._pipeline is None else self._pipeline.ended()
             if why is None and time.monotonic() - begun_s >= _OPEN_S:  # FFmpeg calls it bad data
                 why = SourceError(f"does not open within {_OPEN_S:g} s", where=place.name)
-            raise why or _unopened(error, place, decoding) from error
+            raise why or _unopened(error, place, decoding) from self._cause(error)
 
     def _video(self, container: InputContainer) -> VideoStream:
         if not container.streams.video:
