@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..dataset import Dataset
 from ..errors import DataError
 from ..manifest import Input, TensorInput
-from .fitting import Course
+from .fitting import Course, epochs
 from .har import Mean
 from .losses import cross_entropy, evidential
 from .making import Plan, make
@@ -83,10 +83,6 @@ def train(
 
 def plan(classes: int, *, effort: float = 1.0) -> Plan:
     """Return how the bundle is made; ``effort`` scales the number of epochs."""
-
-    def epochs(full: int) -> int:
-        return max(1, round(full * effort))
-
     return Plan(
         name="bearing",
         licence=_LICENCE,
@@ -100,10 +96,13 @@ def plan(classes: int, *, effort: float = 1.0) -> Plan:
         ),
         target_rate=_TARGET_RATE,
         edge=Course(
-            net=lambda: _edge(classes), loss=evidential, epochs=epochs(30), augment=augment
+            net=lambda: _edge(classes), loss=evidential, epochs=epochs(30, effort), augment=augment
         ),
         cloud=Course(
-            net=lambda: _cloud(classes), loss=cross_entropy, epochs=epochs(12), augment=augment
+            net=lambda: _cloud(classes),
+            loss=cross_entropy,
+            epochs=epochs(12, effort),
+            augment=augment,
         ),
     )
 

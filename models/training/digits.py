@@ -20,7 +20,7 @@ from torch.nn import functional
 from ..dataset import Dataset, load_dataset
 from ..errors import DataError
 from ..manifest import Input
-from .fitting import Course
+from .fitting import Course, epochs
 from .losses import binary, cross_entropy, evidential
 from .making import Plan, make
 from .splits import Shares, by_row
@@ -64,10 +64,6 @@ def train(
 
 def plan(effort: float = 1.0) -> Plan:
     """Return how the bundle is made; ``effort`` scales the number of epochs."""
-
-    def epochs(full: int) -> int:
-        return max(1, round(full * effort))
-
     return Plan(
         name="digits",
         licence=_LICENCE,
@@ -80,9 +76,11 @@ def plan(effort: float = 1.0) -> Plan:
         ),
         redundant=_REDUNDANT,
         target_rate=_TARGET_RATE,
-        edge=Course(net=_edge, loss=evidential, epochs=epochs(60), batch=32),
-        cloud=Course(net=_cloud, loss=cross_entropy, epochs=epochs(40), batch=32, augment=augment),
-        skip=Course(net=_skip, loss=binary, epochs=epochs(40), batch=32),
+        edge=Course(net=_edge, loss=evidential, epochs=epochs(60, effort), batch=32),
+        cloud=Course(
+            net=_cloud, loss=cross_entropy, epochs=epochs(40, effort), batch=32, augment=augment
+        ),
+        skip=Course(net=_skip, loss=binary, epochs=epochs(40, effort), batch=32),
     )
 
 

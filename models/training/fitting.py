@@ -35,6 +35,11 @@ class Course:
     augment: Callable[[Tensor], Tensor] | None = None
 
 
+def epochs(full: int, effort: float) -> int:
+    """Return how many epochs an ``effort`` is, of a ``full`` number; one at least."""
+    return max(1, round(full * effort))
+
+
 class Material(NamedTuple):
     """Rows to learn from, x (n, *shape) float32 and y (n,) int64, and rows to look at."""
 

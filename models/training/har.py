@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..dataset import load_dataset
 from ..errors import DataError
 from ..manifest import Input
-from .fitting import Course
+from .fitting import Course, epochs
 from .losses import binary, cross_entropy, evidential
 from .making import Plan, make
 from .splits import Shares, by_group
@@ -85,10 +85,6 @@ def train(
 
 def plan(classes: int, *, effort: float = 1.0) -> Plan:
     """Return how the bundle is made; ``effort`` scales the number of epochs."""
-
-    def epochs(full: int) -> int:
-        return max(1, round(full * effort))
-
     return Plan(
         name="har",
         licence=LICENCE,
@@ -102,15 +98,17 @@ def plan(classes: int, *, effort: float = 1.0) -> Plan:
         ),
         redundant=_REDUNDANT,
         target_rate=_TARGET_RATE,
-        edge=Course(net=lambda: Edge(classes), loss=evidential, epochs=epochs(20), augment=augment),
+        edge=Course(
+            net=lambda: Edge(classes), loss=evidential, epochs=epochs(20, effort), augment=augment
+        ),
         cloud=Course(
             net=lambda: cloud(classes),
             loss=cross_entropy,
-            epochs=epochs(15),
+            epochs=epochs(15, effort),
             decay=1e-3,
             augment=augment,
         ),
-        skip=Course(net=_skip, loss=binary, epochs=epochs(8), augment=augment),
+        skip=Course(net=_skip, loss=binary, epochs=epochs(8, effort), augment=augment),
     )
 
 

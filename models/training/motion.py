@@ -20,7 +20,7 @@ from ..dataset import Dataset
 from ..errors import DataError
 from ..manifest import Input, TensorInput
 from . import har
-from .fitting import Course
+from .fitting import Course, epochs
 from .losses import cross_entropy, evidential
 from .making import Plan, make
 from .recordings import Arrays, bounds, load_arrays, windows
@@ -65,10 +65,6 @@ def train(
 
 def plan(arrays: Arrays, *, effort: float = 1.0) -> Plan:
     """Return how the bundle is made; ``effort`` scales the number of epochs."""
-
-    def epochs(full: int) -> int:
-        return max(1, round(full * effort))
-
     return Plan(
         name="motion",
         licence=har.LICENCE,
@@ -87,9 +83,9 @@ def plan(arrays: Arrays, *, effort: float = 1.0) -> Plan:
             ),
         ),
         target_rate=_TARGET_RATE,
-        edge=Course(net=_edge, loss=evidential, epochs=epochs(15), augment=augment),
+        edge=Course(net=_edge, loss=evidential, epochs=epochs(15, effort), augment=augment),
         cloud=Course(
-            net=_cloud, loss=cross_entropy, epochs=epochs(12), decay=1e-3, augment=augment
+            net=_cloud, loss=cross_entropy, epochs=epochs(12, effort), decay=1e-3, augment=augment
         ),
     )
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 from ..dataset import Dataset
 from ..errors import DataError
 from ..manifest import AudioInput, Input
-from .fitting import Course
+from .fitting import Course, epochs
 from .losses import cross_entropy, evidential
 from .making import Plan, make
 from .recordings import Arrays, bounds, load_arrays
@@ -98,19 +98,22 @@ def train(
 
 def plan(*, effort: float = 1.0) -> Plan:
     """Return how the bundle is made; ``effort`` scales the number of epochs."""
-
-    def epochs(full: int) -> int:
-        return max(1, round(full * effort))
-
     return Plan(
         name="spoken_digits",
         licence=_LICENCE,
         citations=(_CITATION,),
         input=_SPEC,
         target_rate=_TARGET_RATE,
-        edge=Course(net=_edge, loss=evidential, epochs=epochs(40), batch=32, augment=augment),
+        edge=Course(
+            net=_edge, loss=evidential, epochs=epochs(40, effort), batch=32, augment=augment
+        ),
         cloud=Course(
-            net=_cloud, loss=cross_entropy, epochs=epochs(25), batch=32, decay=1e-2, augment=augment
+            net=_cloud,
+            loss=cross_entropy,
+            epochs=epochs(25, effort),
+            batch=32,
+            decay=1e-2,
+            augment=augment,
         ),
     )
 

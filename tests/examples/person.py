@@ -23,7 +23,7 @@ from hedge.models.bundle import load_bundle
 from hedge.models.manifest import ImageInput, Input
 from hedge.models.proposal import ModelFile, Wishes, propose
 from hedge.models.training.export import to_onnx
-from hedge.models.training.fitting import Course, Material, fit, repeatable
+from hedge.models.training.fitting import Course, Material, epochs, fit, repeatable
 from hedge.models.training.losses import cross_entropy
 from hedge.models.training.sampling import samples
 from hedge.runtime.bundle_init import init
@@ -118,7 +118,7 @@ def _bundle(place: Place, x: NDArray[Any], y: NDArray[np.int64]) -> Path:
     course = Course(
         net=_net,
         loss=cross_entropy,
-        epochs=max(1, round(25 * place.effort)),
+        epochs=epochs(25, place.effort),
         batch=32,
         decay=1e-2,
         augment=augment,
