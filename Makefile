@@ -7,7 +7,7 @@ SOURCES := $(shell find __init__.py __main__.py py.typed models telemetry uplink
 	board_configs -type f -not -path '*/__pycache__/*')
 
 .NOTPARALLEL:
-.PHONY: run test check modelserver bench examples live faults fuzz soak test-arm64 service-test format clean
+.PHONY: run test check modelserver bench examples study live faults fuzz soak test-arm64 service-test format clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.demo $(VENV)/.installed
@@ -28,6 +28,8 @@ bench: $(VENV)/.dev $(VENV)/.installed
 	$(BIN)/python tests/bench/backends.py --keep
 	$(BIN)/python tests/bench/energy.py --keep
 	$(BIN)/python tests/bench/inputs.py --keep
+	cd tests && $(CURDIR)/$(BIN)/python -m bench.uncertainty
+	$(BIN)/python tests/bench/gate.py --keep
 	sh tests/install_peers.sh
 	$(BIN)/python tests/bench/uplink.py --keep
 
@@ -35,6 +37,10 @@ bench: $(VENV)/.dev $(VENV)/.installed
 examples: $(VENV)/.dev $(VENV)/.installed
 	sh tests/install_peers.sh
 	cd tests && $(CURDIR)/$(BIN)/python -m examples
+
+# What evidence and cooperation are worth on real tasks (HEDGE_DATA): trains, calibrates, tests.
+study: $(VENV)/.study $(VENV)/.installed
+	cd tests && $(CURDIR)/$(BIN)/python -m study
 
 # Eight live sources, each taken away from a running device and given back; an hour of film.
 live: $(VENV)/.dev $(VENV)/.installed
@@ -80,7 +86,7 @@ $(VENV)/.made:
 	touch $@
 
 # What an extra needs is installed with it; the package itself comes from $(VENV)/.installed.
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.made setup.py constraints.txt
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.study: $(VENV)/.%: $(VENV)/.made setup.py constraints.txt
 	$(PIP) install --constraint constraints.txt '.[$*]'
 	touch $@
 

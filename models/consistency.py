@@ -10,13 +10,17 @@ import numpy as np
 
 from .archive import check_name
 from .errors import BundleError, ModelError
+from .evidence_head import FEATURES
 from .graph import model_spec, shape_text, tensors
 from .inputs.problems import input_problems
-from .manifest import Cloud, Input, Manifest, Split
+from .manifest import Budget, Calibration, Cloud, Edge, EvidenceHead, Head, Input, Manifest, Split
 from .model import TensorSpec
 from .prepare import fed_dtype, widened
+from .scores import router_width
 
 MANIFEST = "manifest.toml"
+REFERENCE = 19
+"""How many quantiles of its score a calibration keeps, if it keeps any."""
 
 
 class Part(NamedTuple):
@@ -196,14 +200,15 @@ def _numbers(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _heads(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    models = [(f"$.edge[{i}]", edge.head, edge.output) for i, edge in enumerate(manifest.edge)]
+    models: dict[str, Edge | Cloud] = {f"$.edge[{i}]": one for i, one in enumerate(manifest.edge)}
     if manifest.cloud is not None:
-        models.append(("$.cloud", manifest.cloud.head, manifest.cloud.output))
+        models["$.cloud"] = manifest.cloud
     if manifest.split is not None:
-        half = manifest.split.cloud
-        models.append(("$.split.cloud", half.head, half.output))
-    for key, head, output in models:
-        if head == "evidential" and output == "probabilities":
+        models["$.split.cloud"] = manifest.split.cloud
+    for key, model in models.items():
+        if model.evidence is not None:
+            yield from _evidence(model.evidence, model.head, key=key)
+        elif model.head == "evidential" and model.output == "probabilities":
             yield f"{key}.head", "an evidential head needs output = 'logits'"
     calibration = manifest.calibration
     if calibration is None:
@@ -214,6 +219,41 @@ def _heads(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "$.calibration.score", "'vacuity' needs head = 'evidential' in every edge"
     if calibration.fusion and manifest.cloud is None:
         yield "$.calibration.fusion", "there is no cloud model to fuse with"
+    yield from _gate(calibration, classes=len(manifest.labels))
+
+
+def _gate(calibration: Calibration, *, classes: int) -> Iterator[tuple[str, str]]:
+    """Yield what the score lacks, and what a promise or a budget does."""
+    score, router, promise = calibration.score, calibration.router, calibration.promise
+    for needed, given in (("temperature", calibration.temperature), ("router", router)):
+        if given is None and score == needed:
+            yield f"$.calibration.{needed}", f"is missing, which score = {needed!r} needs"
+    if router is not None:
+        wanted = router_width(classes)
+        if len(router.weights) != wanted:
+            yield "$.calibration.router.weights", f"{len(router.weights)} of them, not {wanted}"
+        if not all(map(math.isfinite, (router.bias, *router.weights))):
+            yield "$.calibration.router", "has a number that is not finite"
+    if list(calibration.reference) != sorted(calibration.reference) or (
+        calibration.reference and len(calibration.reference) != REFERENCE
+    ):
+        yield "$.calibration.reference", f"should be {REFERENCE} quantiles, rising"
+    if promise is not None and (promise.by == "group") != (promise.groups is not None):
+        yield "$.calibration.promise.groups", "goes with by = 'group' and with no other"
+    if calibration.budget == Budget():
+        yield "$.calibration.budget", "neither messages nor bytes"
+
+
+def _evidence(table: EvidenceHead, head: Head, *, key: str) -> Iterator[tuple[str, str]]:
+    if head != "evidential":
+        yield f"{key}.evidence", f"makes an evidential head, and the head is said to be {head!r}"
+    if len(table.weights) != len(FEATURES):
+        yield f"{key}.evidence.weights", f"{len(table.weights)} of them, not {len(FEATURES)}"
+    numbers = {f"weights[{i}]": weight for i, weight in enumerate(table.weights)}
+    numbers |= {"bias": table.bias, "temperature": table.temperature}
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            yield f"{key}.evidence.{name}", f"{number} is not finite"
 
 
 def _check_input(tensor: TensorSpec, spec: Input, *, where: str) -> None:

@@ -31,20 +31,30 @@ LEAST = 1e-37  # below any probability that matters, above the smallest normal f
 
 
 class _Constants(NamedTuple):
-    """The numbers of `digamma` in one dtype, since converting them takes longer than using."""
+    """Numbers in one dtype, since converting them takes longer than using them.
+
+    Those of `digamma`; ``column_after`` (n, 1) and ``terms``, which weigh sums, are for
+    `uncertainties`.
+    """
 
     shifts: Array
     shifts_after: Array
     series: tuple[Array, Array, Array]
+    column_after: Array
+    terms: Array
+    nought: Array
+    one: Array
 
 
 def _constants(dtype: type[np.floating[Any]]) -> _Constants:
     shifts = np.append(np.arange(_STEPS), _STEPS - 0.5)
-    arrays = [np.array(numbers, dtype) for numbers in (shifts, shifts + 1, *_SERIES)]
+    terms = (*[-1.0] * _STEPS, 0.0, *_SERIES, -1.0)
+    numbers = shifts, shifts + 1, *_SERIES, shifts[:, None] + 1, terms, 0.0, 1.0
+    arrays = [np.array(one, dtype) for one in numbers]
     for array in arrays:
         array.setflags(write=False)
-    at, after, first, second, third = arrays
-    return _Constants(at, after, (first, second, third))
+    at, after, first, second, third, *rest = arrays
+    return _Constants(at, after, (first, second, third), *rest)
 
 
 _IN_DTYPE: Mapping[str, _Constants] = MappingProxyType(
@@ -61,9 +71,36 @@ def alpha_from_logits(logits: Array) -> Array:
     >>> alpha_from_logits(np.array([-1e4, 0.0, 1e4])).round(3).tolist()
     [1.0, 1.693, 10001.0]
     """
-    alpha: Array = np.logaddexp(logits, 0.0)
-    alpha += 1.0
+    constants = _IN_DTYPE[logits.dtype.char]
+    alpha: Array = np.logaddexp(logits, constants.nought)
+    alpha += constants.one
     return alpha
+
+
+def ones_of(classes: int) -> Mapping[str, Array]:
+    """Return ones (K,) by dtype: a product with them is the fastest sum of a row.
+
+    It rounds as `row_sums` does, and otherwise than a sum along an axis.
+    """
+    return {dtype: np.ones(classes, dtype) for dtype in _IN_DTYPE}
+
+
+def row_sums(rows: Array) -> Array:
+    """Return the sums (N,) of ``rows`` (N, K), in their dtype: one product each."""
+    ones = np.ones(rows.shape[1], rows.dtype)
+    return np.array([row.dot(ones) for row in rows], rows.dtype)
+
+
+def depth_of(logits: Array) -> tuple[Array, np.intp]:
+    """Return how far below the greatest each of ``logits`` (K,) lies, and which that is."""
+    answer = logits.argmax()
+    return logits - logits[answer, ...], answer
+
+
+def depths_of(logits: Array) -> tuple[Array, NDArray[np.intp]]:
+    """Return `depth_of` of rows (N, K): (N, K) and (N,)."""
+    answers = logits.argmax(axis=1)
+    return logits - logits[np.arange(len(logits)), answers][:, None], answers
 
 
 def strength(alpha: Array) -> Array:
@@ -198,12 +235,24 @@ def epistemic(alpha: Array) -> Figures:
 
 
 def uncertainties(alpha: Array, p: Array, *, total: float) -> tuple[float, float]:
-    """Return `aleatoric` and `epistemic` of one row, in half the time: for the hot path.
+    """Return `aleatoric` and `epistemic` of one row in less time: for the hot path.
 
-    ``alpha`` (K,), its mean ``p`` (K,) and its strength ``total`` are at hand there.
+    ``alpha`` (K,), its mean ``p`` (K,) and its strength ``total`` are at hand there. The terms of
+    `digamma` are summed over the classes first, all in one product.
     """
     classes = alpha.size
-    noise = (_digamma(total + 1.0) - float(digamma_after(alpha).dot(p))) / math.log(classes)
+    constants = _IN_DTYPE[alpha.dtype.char]
+    terms = np.empty((len(constants.terms), classes), alpha.dtype)
+    inverse = terms[: _STEPS + 1]
+    np.add(constants.column_after, alpha, inverse)
+    np.reciprocal(inverse, inverse)
+    middle, square, fourth = terms[_STEPS], terms[_STEPS + 1], terms[_STEPS + 2]
+    np.multiply(middle, middle, square)
+    np.multiply(square, square, fourth)
+    np.multiply(square, fourth, terms[_STEPS + 3])
+    np.log(middle, terms[_STEPS + 4])
+    mean = float(constants.terms.dot(terms.dot(p)))
+    noise = (_digamma(total + 1.0) - mean) / math.log(classes)
     spread = (1.0 - float(p.dot(p))) * (classes * (classes + 1) / (classes - 1)) / (total + 1.0)
     return min(max(noise, 0.0), 1.0), min(max(spread, 0.0), 1.0)
 

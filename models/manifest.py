@@ -18,7 +18,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Head = Literal["evidential", "softmax", "none"]
 Output = Literal["logits", "probabilities"]
 State = Literal["kept", "reset"]
-Score = Literal["vacuity", "max_prob", "entropy", "margin", "p_norm"]
+Score = Literal["vacuity", "max_prob", "entropy", "margin", "p_norm", "temperature", "router"]
 DType = Literal["uint8", "int8", "int16", "int32", "float16", "float32"]
 Fit = Literal["stretch", "crop", "letterbox"]
 Resize = Literal["bilinear", "bicubic", "lanczos", "box", "nearest", "linear"]
@@ -171,6 +171,21 @@ class Quantised(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data_sha256: Sha256
 
 
+class EvidenceHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Evidence for a softmax classifier that has none, learnt after it: alpha = 1 + (S - K) q.
+
+    q is its softmax at ``temperature``, so the argmax is kept; S, its strength, is what
+    `evidence_head` computes of q by ``weights`` and ``bias``. An ONNX graph holds this head itself;
+    the table is for graphs to which nothing can be appended. ``data_sha256`` is of the rows that
+    taught it.
+    """
+
+    weights: tuple[float, ...]
+    bias: float
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
+    data_sha256: Sha256
+
+
 class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One variant of the small model.
 
@@ -188,6 +203,7 @@ class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     output_name: str | None = None
     state: State | None = None
     quantised: Quantised | None = None
+    evidence: EvidenceHead | None = None
 
 
 class Choice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -229,6 +245,7 @@ class Cloud(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     output: Output = "logits"
     head: Head = "softmax"
     output_name: str | None = None
+    evidence: EvidenceHead | None = None
 
 
 class Split(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -251,6 +268,62 @@ class Split(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return Input(kind="tensor", shape=(self.width,), dtype=self.dtype, scale=1.0)
 
 
+class Router(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A logistic router on the edge's own outputs: how probably the edge is wrong.
+
+    The score is the logistic function of bias + weights · features, which are those of
+    `scores.router_features`.
+    """
+
+    weights: tuple[float, ...]
+    bias: float
+
+
+class Scoring(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A gating score with what it needs: ``temperature`` that of "temperature", ``router``."""
+
+    score: Score
+    temperature: Annotated[float, Meta(gt=0)] | None = None
+    router: Router | None = None
+
+
+class Candidate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a score achieved on the calibration rows, chosen or not.
+
+    ``area`` is the mean accuracy of edge and cloud over the escalated shares that count,
+    ``augrc`` that of the edge alone; ``recovered`` the gap recovered at the target rate.
+    """
+
+    score: Score
+    area: float
+    augrc: float
+    recovered: float | None = None
+
+
+class Promise(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is promised of the answers that the edge gives alone.
+
+    They are right in at least the share ``accuracy``, held with ``confidence``. ``by`` "row": for
+    rows like those of calibration, guaranteed by a finite-sample test on ``rows`` accepted rows;
+    "group": for new groups, empirical, from ``groups`` of them. ``coverage`` is the share of the
+    calibration rows that the edge answers alone.
+    """
+
+    accuracy: Annotated[float, Meta(gt=0, lt=1)]
+    confidence: Annotated[float, Meta(gt=0, lt=1)]
+    by: Literal["row", "group"]
+    coverage: float
+    rows: Positive
+    groups: Positive | None = None
+
+
+class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much may be escalated: messages or bytes in any hour; a device holds to it online."""
+
+    messages_per_hour: Annotated[float, Meta(gt=0)] | None = None
+    bytes_per_hour: Annotated[float, Meta(gt=0)] | None = None
+
+
 class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the gate stands and how that was found.
 
@@ -258,19 +331,33 @@ class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     normalised) split what lies above it. ``fusion`` is on only where the calibration rows
     showed a gain, which ``fusion_gain`` states (accuracy, fused less cloud alone).
     ``method`` says how the thresholds were found, ``rows`` on how many rows and
-    ``data_sha256`` on which (see `dataset.digest`).
+    ``data_sha256`` on which (see `dataset.digest`). ``temperature`` and ``router`` are what
+    scores of these names need: the one that gates, or another that it was held against.
+    ``candidates`` are the scores that were compared, ``reference`` the quantiles of the chosen
+    one on the calibration rows at 1/20, 2/20 … 19/20, from which drift is told.
     """
 
     score: Score
     total: float
+    temperature: Annotated[float, Meta(gt=0)] | None = None
+    router: Router | None = None
     epistemic: float | None = None
     aleatoric: float | None = None
     fusion: bool = False
     fusion_gain: float | None = None
     neither: Literal["cloud", "edge"] = "cloud"
+    promise: Promise | None = None
+    budget: Budget | None = None
+    reference: tuple[float, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
     method: str
     rows: Positive
     data_sha256: Sha256
+
+    @property
+    def scoring(self) -> Scoring:
+        """The score that gates, with what it needs."""
+        return Scoring(score=self.score, temperature=self.temperature, router=self.router)
 
 
 class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

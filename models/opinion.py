@@ -8,8 +8,7 @@ data set means the same on the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -21,23 +20,20 @@ from .evidence import (
     Array,
     Figures,
     alpha_from_logits,
+    depth_of,
+    depths_of,
     log_probs,
-    softmax,
+    ones_of,
+    row_sums,
     strength,
     uncertainties,
 )
-from .manifest import Cloud, Edge, Head, Output, Score
+from .evidence_head import HeadForm
+from .manifest import Cloud, Edge, EvidenceHead, Head, Output, Score, Scoring
 from .records import Opinion
-from .scores import SCORES
+from .scores import Rule, rule_of
 
 INT8_STEP = 1 / 256  # what a quantised softmax counts in
-
-
-class _Gate(NamedTuple):
-    """A score as a function of outputs and probabilities, both (N, K) or both (K,)."""
-
-    rows: Callable[[Array, Array], Figures]
-    row: Callable[[Array, Array], float]
 
 
 class Opinions(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,9 +57,11 @@ class Opinions(msgspec.Struct, frozen=True, kw_only=True):
 class Assessor:
     """Turns the outputs of one model into opinions.
 
-    ``classes`` is K. ``score`` is what the policy gates on; None takes vacuity where there
-    is evidence and max_prob where there is none. ``precision`` int8 floors probabilities at
-    half a step of 1/256 before their logarithm. ``where`` names the model in errors.
+    ``classes`` is K. ``score`` is what the policy gates on, its name or, where it needs more,
+    a Scoring; None takes vacuity where there is evidence and max_prob where there is none.
+    ``precision`` int8 floors probabilities at half a step of 1/256 before their logarithm.
+    ``evidence`` says how sure a softmax is, whose outputs then count as an evidential head's.
+    ``where`` names the model in errors.
 
     Raises:
         ModelError: the combination has no meaning, such as vacuity without evidence.
@@ -75,28 +73,40 @@ class Assessor:
         output: Output,
         head: Head,
         classes: int,
-        score: Score | None = None,
+        score: Score | Scoring | None = None,
         precision: Literal["float", "int8"] = "float",
+        evidence: EvidenceHead | None = None,
         where: str = "model",
     ) -> None:
-        name = score or default_score(head)
-        check(name, output=output, head=head, classes=classes, where=where)
+        scoring = _scoring(score or default_score(head))
+        name = scoring.score
+        learnt = evidence is not None
+        check(name, output=output, head=head, classes=classes, learnt=learnt, where=where)
         half_step = INT8_STEP / 2 if precision == "int8" else 0.0
-        gate = _gate(name, output=output, floor=max(half_step, LEAST))
+        rule = rule_of(scoring, classes=classes, where=where)
+        floor, slack = max(half_step, LEAST), 1e-3 + classes * half_step
+        gate = _Gate(rule, name)
+        given = _Distribution(classes, slack=slack, floor=floor, where=where)
         self._reader: _Reader
-        if output == "probabilities":
-            slack = 1e-3 + classes * half_step
-            self._reader = _Probabilities(gate, name, slack=slack, where=where)
+        if head == "evidential" and evidence is not None:
+            form = HeadForm(evidence, classes=classes)
+            self._reader = _Learnt(gate, form, given if output == "probabilities" else None)
         elif head == "evidential":
-            self._reader = _Evidence(None if name == "vacuity" else gate, name)
+            self._reader = _Evidence(gate, classes)
+        elif output == "probabilities":
+            self._reader = _Probabilities(gate, given)
         else:
-            self._reader = _Logits(gate, name)
+            self._reader = _Logits(gate, classes)
         self._row = self._reader.row
+        self._output = output
+        self._floor = floor
         self._shape = (classes,)
         self._where = where
 
     @classmethod
-    def of(cls, variant: Edge | Cloud, *, classes: int, score: Score | None = None) -> Assessor:
+    def of(
+        cls, variant: Edge | Cloud, *, classes: int, score: Score | Scoring | None = None
+    ) -> Assessor:
         """Return the assessor of a manifest's edge variant or cloud."""
         return cls(
             output=variant.output,
@@ -104,6 +114,7 @@ class Assessor:
             classes=classes,
             score=score,
             precision=variant.precision if isinstance(variant, Edge) else "float",
+            evidence=variant.evidence,
             where=variant.file,
         )
 
@@ -121,9 +132,10 @@ class Assessor:
             raise self._misshapen(outputs, f"{self._shape}")
         if outputs.dtype.char not in "fd":
             outputs = outputs.astype(np.float32)
-        # Squares cannot cancel: finite, unless an output is not (or is beyond 1e18).
-        if not math.isfinite(outputs.dot(outputs)):
-            self._require_finite(outputs)
+        # Squares cannot cancel: finite, unless an output is not (or is beyond 1e18). The sum of
+        # a distribution says as much.
+        if self._output == "logits" and not math.isfinite(outputs.dot(outputs)):
+            require_finite(outputs, where=self._where)
         return self._row(outputs)
 
     def deepen(self, opinion: Opinion) -> Opinion:
@@ -153,7 +165,7 @@ class Assessor:
         kept = np.float64 if outputs.dtype == np.float64 else np.float32
         # Sums run in another order, and so round otherwise, where rows are not contiguous.
         outputs = np.ascontiguousarray(outputs, dtype=kept)
-        self._require_finite(outputs)
+        require_finite(outputs, where=self._where)
         return self._reader.batch(outputs)
 
     def deepen_batch(self, opinions: Opinions) -> Opinions:
@@ -170,16 +182,24 @@ class Assessor:
         aleatoric, epistemic = both.reshape(-1, 2).T
         return msgspec.structs.replace(opinions, aleatoric=aleatoric, epistemic=epistemic)
 
+    def logits_batch(self, outputs: Array) -> Array:
+        """Return raw ``outputs`` (N, K) as what the scores of logits see: else logarithms."""
+        if self._output == "logits":
+            return outputs
+        return log_probs(outputs / strength(outputs), floor=self._floor)
+
     def _misshapen(self, outputs: Array, wanted: str) -> ModelError:
         return ModelError(f"outputs have shape {outputs.shape}, not {wanted}", where=self._where)
 
-    def _require_finite(self, outputs: Array) -> None:
-        finite = np.isfinite(outputs)
-        if finite.all():
-            return
-        at = tuple(np.argwhere(~finite)[0].tolist())
-        row = f"row {at[0]}, " if len(at) == 2 else ""
-        raise ModelError(f"{row}output {at[-1]} is {outputs[at]}", where=self._where)
+
+def require_finite(outputs: Array, *, where: str) -> None:
+    """Raise `ModelError` for the first of ``outputs`` (K,) or (N, K) that is NaN or infinite."""
+    finite = np.isfinite(outputs)
+    if finite.all():
+        return
+    at = tuple(np.argwhere(~finite)[0].tolist())
+    row = f"row {at[0]}, " if len(at) == 2 else ""
+    raise ModelError(f"{row}output {at[-1]} is {outputs[at]}", where=where)
 
 
 def default_score(head: Head) -> Score:
@@ -187,11 +207,16 @@ def default_score(head: Head) -> Score:
     return "vacuity" if head == "evidential" else "max_prob"
 
 
-def check(score: Score, *, output: Output, head: Head, classes: int, where: str) -> None:
-    """Raise `ModelError` for a combination that has no meaning, with what to do instead."""
+def check(
+    score: Score, *, output: Output, head: Head, classes: int, learnt: bool = False, where: str
+) -> None:
+    """Raise `ModelError` for a combination that has no meaning, with what to do instead.
+
+    ``learnt`` says that the evidence is not the graph's own, but of a table for what it gives.
+    """
     if classes < 2:
         raise ModelError(f"{classes} classes; at least 2 are needed", where=where)
-    if head == "evidential" and output == "probabilities":
+    if head == "evidential" and output == "probabilities" and not learnt:
         raise ModelError(
             "an evidential head needs logits",
             where=where,
@@ -211,16 +236,27 @@ def check(score: Score, *, output: Output, head: Head, classes: int, where: str)
         )
 
 
-def _gate(score: Score, *, output: Output, floor: float) -> _Gate:
-    of, rows, row = SCORES[score]
-    if of == "probs":
-        return _Gate(lambda _, probs: rows(probs), lambda _, probs: row(probs))
-    if output == "probabilities":
-        return _Gate(
-            lambda _, probs: rows(log_probs(probs, floor=floor)),
-            lambda _, probs: row(log_probs(probs, floor=floor)),
-        )
-    return _Gate(lambda outputs, _: rows(outputs), lambda outputs, _: row(outputs))
+def _scoring(score: Score | Scoring) -> Scoring:
+    return score if isinstance(score, Scoring) else Scoring(score=score)
+
+
+class _Gate:
+    """The score that gates, from whatever a reader has at hand: see `Rule`."""
+
+    def __init__(self, rule: Rule, name: Score) -> None:
+        self.name = name
+        self.vacuous = rule.of == "alpha"
+        self.below = rule.below
+        self.beside = rule.beside
+        self.row = rule.row
+        self._rows = rule.rows
+
+    def rows(self, probs: Array, depth: Array, answer: NDArray[np.intp]) -> Figures:
+        """Score rows: ``probs`` and ``depth`` (N, K), ``answer`` (N,)."""
+        if self.below is None:
+            return self._rows(probs)
+        both = zip(depth, answer, strict=True)
+        return np.array([self.below(*one) for one in both], np.float64)
 
 
 class _Reader(Protocol):
@@ -234,76 +270,184 @@ class _Reader(Protocol):
 
 
 class _Evidence:
-    """The logits of an evidential head; ``gate`` is None where vacuity gates."""
+    """The logits of an evidential head."""
 
-    def __init__(self, gate: _Gate | None, name: Score) -> None:
+    def __init__(self, gate: _Gate, classes: int) -> None:
         self._gate = gate
-        self._name = name
+        self._classes = classes
+        self._ones = ones_of(classes)
 
     def row(self, logits: Array) -> Opinion:
         alpha = alpha_from_logits(logits)
-        total = float(np.add.reduce(alpha))
+        total = alpha.dot(self._ones[alpha.dtype.char])
         probs = alpha / total
-        vacuity = alpha.size / total
-        score = vacuity if self._gate is None else self._gate.row(logits, probs)
-        return Opinion(probs, score, self._name, vacuity, None, None, alpha)
+        vacuity = self._classes / float(total)
+        gate = self._gate
+        if gate.vacuous:
+            score = vacuity
+        elif gate.below is None:
+            score = gate.row(probs)
+        else:
+            score = gate.below(*depth_of(logits))
+        return Opinion(probs, score, gate.name, vacuity, None, None, alpha)
 
     def batch(self, logits: Array) -> Opinions:
         alpha = alpha_from_logits(logits)
-        total = strength(alpha)
-        probs = alpha / total
-        vacuity = alpha.shape[1] / total[:, 0].astype(np.float64)
-        score = vacuity if self._gate is None else self._gate.rows(logits, probs)
+        total = row_sums(alpha)
+        probs = alpha / total[:, None]
+        vacuity = self._classes / total.astype(np.float64)
+        gate = self._gate
+        score = vacuity if gate.vacuous else gate.rows(probs, *depths_of(logits))
         return Opinions(
-            probs=probs, score=score, score_name=self._name, vacuity=vacuity, alpha=alpha
+            probs=probs, score=score, score_name=gate.name, vacuity=vacuity, alpha=alpha
         )
 
 
 class _Logits:
     """The logits of a softmax."""
 
-    def __init__(self, gate: _Gate, name: Score) -> None:
+    def __init__(self, gate: _Gate, classes: int) -> None:
         self._gate = gate
-        self._name = name
+        self._ones = ones_of(classes)
 
     def row(self, logits: Array) -> Opinion:
-        probs = np.exp(logits - logits[logits.argmax()])
-        probs /= float(np.add.reduce(probs))
-        return Opinion(probs, self._gate.row(logits, probs), self._name)
+        depth, answer = depth_of(logits)
+        probs = np.exp(depth)
+        probs[answer] = 0.0
+        rest = float(probs.dot(self._ones[probs.dtype.char]))
+        probs[answer] = 1.0
+        probs /= np.array(1.0 + rest, probs.dtype)
+        gate = self._gate
+        if gate.beside is not None:
+            score = gate.beside(rest, answer)
+        elif gate.below is not None:
+            score = gate.below(depth, answer)
+        else:
+            score = gate.row(probs)
+        return Opinion(probs, score, gate.name)
 
     def batch(self, logits: Array) -> Opinions:
-        probs = softmax(logits)
-        return Opinions(probs=probs, score=self._gate.rows(logits, probs), score_name=self._name)
+        depth, answer = depths_of(logits)
+        at = np.arange(len(logits)), answer
+        probs = np.exp(depth)
+        probs[at] = 0.0
+        total = 1.0 + row_sums(probs).astype(np.float64)
+        probs[at] = 1.0
+        probs /= total.astype(probs.dtype)[:, None]
+        score = self._gate.rows(probs, depth, answer)
+        return Opinions(probs=probs, score=score, score_name=self._gate.name)
 
 
-class _Probabilities:
-    """Probabilities, whose sum may be off by ``slack``: each of K by half a step."""
+class _Distribution:
+    """Outputs that should be one: their sum may be off by ``slack``, each of K by half a step.
 
-    def __init__(self, gate: _Gate, name: Score, *, slack: float, where: str) -> None:
-        self._gate = gate
-        self._name = name
-        self._slack = slack
+    ``floor`` stands for what is less, before a logarithm.
+    """
+
+    def __init__(self, classes: int, *, slack: float, floor: float, where: str) -> None:
+        self._least, self._most = max(1.0 - slack, LEAST), 1.0 + slack
+        self._ones = ones_of(classes)
+        self._floor = {dtype: np.array(floor, dtype) for dtype in ("f", "d")}
         self._where = where
 
-    def row(self, given: Array) -> Opinion:
-        total = float(np.add.reduce(given))
-        if given[given.argmin()] < 0 or total <= 0 or abs(total - 1.0) > self._slack:
+    def sum(self, given: Array) -> float:
+        """Return the sum of a row (K,)."""
+        total = float(given.dot(self._ones[given.dtype.char]))
+        if not self._least <= total <= self._most or given.item(given.argmin()) < 0.0:
+            require_finite(given, where=self._where)
             raise self._error("")
-        probs = given / total
-        return Opinion(probs, self._gate.row(given, probs), self._name)
+        return total
 
-    def batch(self, given: Array) -> Opinions:
-        total = strength(given)
-        sums = total[:, 0].astype(np.float64)
-        bad = (np.min(given, axis=1) < 0) | (sums <= 0) | (np.abs(sums - 1.0) > self._slack)
+    def sums(self, given: Array) -> Array:
+        """Return the sums (N, 1) of rows (N, K)."""
+        total = row_sums(given)
+        wide = total.astype(np.float64)
+        bad = (wide < self._least) | (wide > self._most) | (given < 0.0).any(axis=1)
         if bad.any():
             raise self._error(f"row {int(np.argmax(bad))}: ")
-        probs = given / total
-        return Opinions(probs=probs, score=self._gate.rows(given, probs), score_name=self._name)
+        return total[:, None]
+
+    def depth_of(self, given: Array) -> tuple[Array, np.intp]:
+        """Return `evidence.depth_of` of the logarithms of a row (K,)."""
+        kept = np.maximum(given, self._floor[given.dtype.char])
+        answer = given.argmax()
+        kept = kept / kept[answer, ...]
+        return np.log(kept, kept), answer
+
+    def depths_of(self, given: Array) -> tuple[Array, NDArray[np.intp]]:
+        """Return `evidence.depths_of` of the logarithms of rows (N, K)."""
+        kept = np.maximum(given, self._floor[given.dtype.char])
+        answer = given.argmax(axis=1)
+        kept = kept / kept[np.arange(len(kept)), answer][:, None]
+        return np.log(kept, kept), answer
 
     def _error(self, row: str) -> ModelError:
         return ModelError(
             f"{row}the outputs are no distribution",
             where=self._where,
             hint='a model that gives logits needs output = "logits"',
+        )
+
+
+class _Probabilities:
+    """Probabilities."""
+
+    def __init__(self, gate: _Gate, given: _Distribution) -> None:
+        self._gate = gate
+        self._given = given
+
+    def row(self, given: Array) -> Opinion:
+        probs = given / np.array(self._given.sum(given), given.dtype)
+        gate = self._gate
+        below = gate.below
+        score = gate.row(probs) if below is None else below(*self._given.depth_of(probs))
+        return Opinion(probs, score, gate.name)
+
+    def batch(self, given: Array) -> Opinions:
+        probs = given / self._given.sums(given)
+        score = self._gate.rows(probs, *self._given.depths_of(probs))
+        return Opinions(probs=probs, score=score, score_name=self._gate.name)
+
+
+class _Learnt:
+    """What a softmax gives, logits or else a distribution, and a form that says how sure it is."""
+
+    def __init__(self, gate: _Gate, form: HeadForm, given: _Distribution | None) -> None:
+        self._gate = gate
+        self._form = form
+        self._given = given
+
+    def row(self, outputs: Array) -> Opinion:
+        given = self._given
+        if given is None:
+            depth, answer = depth_of(outputs)
+        else:
+            given.sum(outputs)
+            depth, answer = given.depth_of(outputs)
+        alpha, total = self._form.below(depth, answer)
+        probs = alpha / np.array(total, alpha.dtype)
+        vacuity = alpha.size / total
+        gate = self._gate
+        if gate.vacuous:
+            score = vacuity
+        elif gate.below is None:
+            score = gate.row(probs)
+        else:
+            score = gate.below(depth, answer)
+        return Opinion(probs, score, gate.name, vacuity, None, None, alpha)
+
+    def batch(self, outputs: Array) -> Opinions:
+        given = self._given
+        if given is None:
+            depth, answer = depths_of(outputs)
+        else:
+            given.sums(outputs)
+            depth, answer = given.depths_of(outputs)
+        alpha, total = self._form.rows_below(depth, answer)
+        probs = alpha / total.astype(alpha.dtype)[:, None]
+        vacuity = alpha.shape[1] / total
+        gate = self._gate
+        score = vacuity if gate.vacuous else gate.rows(probs, depth, answer)
+        return Opinions(
+            probs=probs, score=score, score_name=gate.name, vacuity=vacuity, alpha=alpha
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..models.archive import MAX_FILE_BYTES
 from ..models.bundle import write_bundle
-from ..models.calibration import PAPER_QUANTILE, calibrate, threshold_for_rate
+from ..models.calibration import PAPER_QUANTILE, TargetRate, calibrate, threshold_for_rate
 from ..models.dataset import Dataset, digest, load_dataset
 from ..models.errors import BundleError, ConfigError, ModelError
 from ..models.evidence import Figures
@@ -31,16 +32,16 @@ from ..models.manifest import (
     State,
 )
 from ..models.opinion import Assessor, default_score
-from ..models.prepare import fed_dtype, preparer
+from ..models.prepare import fed_dtype
 from ..models.proposal import ModelFile, Proposal, Wishes, propose
 from ..models.toml import write_toml
 from ..models.unseen import with_seen
 from .backends import open_model
+from .both_models import model_outputs
 from .probe.probe import Fed, probe_model
 from .report import check_place, write_json
 
 _MAX_LABELS_BYTES = 1 << 20
-_BATCH = 256
 _SHARE = 0.2
 _COLUMN = 46  # where the remarks begin
 _LIST = re.compile(r"\[\n((?: {4}.*,\n)+)\]")
@@ -111,24 +112,24 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--replace", action="store_true", help="replace another bundle there")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write what was done there too")
     _add_models(parser)
-    _add_lines(parser)
-    _add_input(parser)
+    add_lines(parser)
+    add_input(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Make the bundle, print its manifest, return the exit code."""
     check_place(options.json)
-    edges = {"": _file(options.model)}
+    edges = {"": model_file(options.model)}
     for name, path in options.edge:
         if name in edges:
             raise ConfigError("is there twice", where=f"--edge {name}")
-        edges[name] = _file(path)
+        edges[name] = model_file(path)
     wishes = Wishes(
-        labels=_labels(options.labels),
+        labels=labels_of(options.labels),
         **{name: getattr(options, name) for name in Wishes.__struct_fields__[1:]},
     )
-    cloud = None if options.cloud is None else _file(options.cloud)
+    cloud = None if options.cloud is None else model_file(options.cloud)
     rate = _rate(options)
     proposal = propose(edges, cloud, wishes)
     made = init(
@@ -179,7 +180,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_lines(parser: argparse.ArgumentParser) -> None:
+def add_lines(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for lines of the manifest that a model does not say itself."""
     lines = parser.add_argument_group("lines of the manifest")
     lines.add_argument("--name", help="of the bundle; else from the file's")
     lines.add_argument("--version", help="of the bundle; else 1.0.0")
@@ -194,7 +196,8 @@ def _add_lines(parser: argparse.ArgumentParser) -> None:
     lines.add_argument("--head", choices=get_args(Head), help="else softmax")
 
 
-def _add_input(parser: argparse.ArgumentParser) -> None:
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for what one sample is."""
     sample = parser.add_argument_group(
         "what one sample is; the graph is fed (x - offset) * scale, or x itself without either"
     )
@@ -235,8 +238,12 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is no number") from error
 
 
-def _labels(given: str) -> tuple[str, ...]:
-    """Return the labels: those in a file, one per line, or those in the text itself."""
+def labels_of(given: str) -> tuple[str, ...]:
+    """Return the labels: those in a file, one per line, or those in the text itself.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no text.
+    """
     path = Path(given)
     try:
         if not path.is_file():
@@ -251,7 +258,12 @@ def _labels(given: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def _file(path: Path) -> ModelFile:
+def model_file(path: Path) -> ModelFile:
+    """Read a model file.
+
+    Raises:
+        ModelError: it is too large, no plain file, or cannot be read.
+    """
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -275,7 +287,8 @@ def _calibrated(proposal: Proposal, data: Dataset, *, rate: float) -> Calibratio
             data.y,
             edge=edge,
             cloud=manifest.cloud,
-            target_rate=rate,
+            aim=TargetRate(rate),
+            group=data.group,
             data_sha256=sha256,
         )
     assessor = Assessor.of(edge, classes=len(manifest.labels))
@@ -312,13 +325,8 @@ def _outputs(part: Edge | Cloud, proposal: Proposal, data: Dataset) -> NDArray[n
         output=part.output_name,
         keeps_state=isinstance(part, Edge) and part.state != "reset",
     )
-    try:
-        prepare = preparer(spec, model.spec.inputs[0])
-        starts = range(0, len(data.x), _BATCH)
-        rows = [model.infer(prepare(data.x[start : start + _BATCH])) for start in starts]
-    finally:
-        model.close()
-    return np.concatenate(rows)
+    with closing(model):
+        return model_outputs(model, spec, data)
 
 
 def _text(made: Initialised) -> Iterator[str]:

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, interrupt)  # a service has handlers of its own
         if "run" in given[:2] and not os.isatty(0):
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload, of what is not yet read
-        code = _run(arguments)
+        code = _run(given)
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         if interrupted:  # amid an import it comes as whatever that makes of it
@@ -49,10 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(given: Sequence[str]) -> int:
     from .commands import parser  # noqa: PLC0415 -- takes a while, in which Ctrl-C must work
 
-    options = parser().parse_args(arguments)
+    name = next((one for one in given if not one.startswith("-")), None)
+    options = parser(name).parse_args(given)
     configure_logging(verbose=options.verbose, environ=os.environ)
     code: int = options.run(options)
     return code

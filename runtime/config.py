@@ -24,6 +24,7 @@ from ..uplink.outbox.shelf import Evict
 from ..uplink.publishers.home_assistant import PREFIX as PREFIX_OF_HOME_ASSISTANT
 from .backends.options import BackendOptions
 from .events.options import EventRule
+from .gate.options import AuditOptions, GateOptions
 from .local_server.endpoint import address_of
 from .privacy import Privacy
 from .sinks.options import AnySink, HttpSink, JsonLinesSink, MqttSinkConfig, SqliteSink
@@ -69,7 +70,8 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     is kept waiting beyond it, any other sample gets the edge's answer as a degraded final.
     ``codec`` is how samples travel to the worker; `uplink.codecs.LOSS` says what each loses.
     ``backend`` is how its models run here, ``privacy`` what of a sample may leave the device,
-    ``event`` what its outcomes mean together.
+    ``event`` what its outcomes mean together. ``gate`` is what may move its gate, ``audit`` how
+    many of the answers that it lets pass are checked.
     """
 
     name: Name
@@ -85,6 +87,8 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     codec: Codec = "raw"
     backend: BackendOptions = BackendOptions()
     privacy: Privacy = Privacy()
+    gate: GateOptions = GateOptions()
+    audit: AuditOptions = AuditOptions()
     event: tuple[EventRule, ...] = ()
 
 
@@ -184,6 +188,7 @@ def load_config(path: Path, *, environ: Mapping[str, str]) -> Config:
     config = to_record(document, Config, where=str(path), error=ConfigError)
     _check_names(config, where=str(path))
     _check_sources(config, where=str(path))
+    _check_gates(config, where=str(path))
     _check_outputs(config, where=str(path))
     _check_links(config, where=str(path))
     return config
@@ -249,6 +254,17 @@ def _take(taken: dict[str, str], what: str, name: str, *, where: str) -> None:
     other = taken.setdefault(what, name)
     if other != name:
         raise ConfigError(f"{what} is read by stream {other} already", where=where)
+
+
+def _check_gates(config: Config, *, where: str) -> None:
+    """Check that each gate has one budget at most."""
+    for stream in config.stream:
+        if stream.gate.messages_per_hour and stream.gate.bytes_per_hour:
+            raise ConfigError(
+                "a budget is of messages or of bytes, not of both",
+                where=f"{where}: stream {stream.name}: gate",
+                hint="leave out messages_per_hour or bytes_per_hour; [uplink.budget] caps both",
+            )
 
 
 def _check_outputs(config: Config, *, where: str) -> None:

@@ -17,6 +17,7 @@ from .config import Config
 from .cost import Cost
 from .events.events import Events
 from .feed import Feed
+from .gate.audit_labels import AuditLabels
 from .loop import Loop
 from .notes import Notes
 from .notify import Notifier
@@ -97,6 +98,7 @@ def _serve(
     events.serve(streams.watched(), [*sinks.sinks, *out.sinks])
     notes = Notes(out.uplink.note)
     streams.tell(notes.say)
+    streams.hear(events.drift)
     feeds: list[Feed] = [notifier, streams]
     loop = Loop(
         streams.lanes(),
@@ -135,6 +137,7 @@ def _serve(
         clock=boottime_ns,
     )
     stack.callback(cost.close)
+    audited = AuditLabels(out.labels, lanes=streams.lanes, labels=streams.labels)
     figures = RunFigures(
         config,
         session=session,
@@ -147,12 +150,13 @@ def _serve(
             tracer.counters,
             events.counters,
             reload.counters,
+            audited.counters,
             *([] if log is None else [log.counters]),
         ],
         clock=boottime_ns,
     )
     snapshots = Snapshots(lambda: figures.snapshot(buckets=True), bell=bell)
-    feeds += [reload, cost, snapshots, events]
+    feeds += [reload, cost, snapshots, events, audited]
     feeds += periodic(config.telemetry, figures, topic=out.telemetry, log=log)
     serve_locally(config.telemetry, snapshots, state=state, stack=stack)
     stack.enter_context(
@@ -166,6 +170,7 @@ def _serve(
     streams.begin()
     loop.run()
     notifier.send("STOPPING=1")
+    streams.keep()
     events.close()  # what is open ends with us, and the sinks are to hear of it
     tracer.close()  # what it still has to tell counts
     return figures.report()

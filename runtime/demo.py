@@ -168,6 +168,7 @@ state_dir = {json.dumps(str(folder / "state"))}
 name = "demo"
 bundle = {json.dumps(str(bundle))}
 source = {{ kind = "replay", path = {quoted["samples.npz"]}, rate_hz = {rate_hz} }}
+audit = {{ share = 0 }}
 [uplink]
 broker = {json.dumps(broker)}
 [telemetry]

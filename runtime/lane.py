@@ -20,6 +20,7 @@ from ..models.records import Decision, Opinion, Sample
 from ..telemetry.clock import Clock
 from ..telemetry.ledger import Ledger
 from .filters.skip import Keep
+from .gate.gate import Gate
 from .policy import Policy
 from .privacy import Share, Whole
 from .sources.source import Captured, Source
@@ -50,7 +51,8 @@ class Lane:
     """One stream: its source, filters, model and policy, its ledger, and what it waits for.
 
     ``title`` names its model for people. ``preprocess`` makes samples of what the source
-    captures (None: it gives samples), ``share`` what the far end may see of them.
+    captures (None: it gives samples), ``share`` what the far end may see of them. Where it has a
+    ``gate``, that has the policy of the moment, and ``policy`` is where it began.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Lane:
     window: int = 256
     preprocess: Preprocess | None = None
     share: Share = field(default_factory=Whole)
+    gate: Gate | None = None
     waiting: dict[str, Waiting] = field(default_factory=dict)
     timed_ns: tuple[int, int, int, int] = field(default=(0, 0, 0, 0), init=False)
     _preprocess_ns: int = field(default=0, init=False)
@@ -138,7 +141,8 @@ class Lane:
                 return None
         outputs = self.model.infer(self.prepare(batch))[0]
         inferred_ns = clock()
-        decision, opinion = self.policy.decide(
+        policy = self.policy if self.gate is None else self.gate.policy
+        decision, opinion = policy.decide(
             self.assessor.assess(outputs), deepen=self.assessor.deepen
         )
         decided_ns = clock()

@@ -3,7 +3,8 @@
 It runs in one thread and waits in one place: for a source, an answer, the nearest
 deadline or the watchdog. Every sample gets an outcome at once; an escalated one gets
 exactly one final outcome more, by the answer or by its deadline. An answer that comes
-after that is told to the sinks as what it is, late, and changes nothing.
+after that is told to the sinks as what it is, late, and changes nothing. What is drawn for the
+audit is asked about though nobody waits for it: its answer is for the gate alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from ..models.fusion import fuse
 from ..models.records import Decision, Opinion, Outcome, Probs, Route, Sample
 from ..telemetry.clock import Clock
 from ..uplink.asks import Answer, Ask, Owed, Uplink
+from ..uplink.link.budget import wire_bytes
 from .feed import Feed
+from .gate.gate import Gate
 from .lane import Lane, Waiting
 from .logs import rarely
 from .scheduler import RoundRobin
@@ -33,6 +36,7 @@ _log = logging.getLogger(__name__)
 _FEW = 16  # failures in a row of one kind are all told, before they are told rarely
 _LONGEST = 300  # characters of what is told of one
 _LONGEST_S = 3600.0  # a wait that some platforms refuse begins at months
+_BESIDE_BYTES = 128  # of a request, beside its body and the edge's opinion; of its topic, too
 _NOTHING = np.empty(0, np.uint8)
 _NOTHING.setflags(write=False)
 
@@ -171,6 +175,8 @@ class Loop:
 
     def _act(self, lane: Lane, sample: Sample, opinion: Opinion, decision: Decision) -> None:
         ledger, accepted = lane.ledger, decision.action == "accept"
+        gate = lane.gate
+        drawn = gate is not None and gate.note(opinion.score)
         way = "accepted" if accepted else "escalated"
         ledger.routes[way] += 1
         ledger.reasons[decision.reason] += 1
@@ -187,6 +193,8 @@ class Loop:
             ledger.final["edge"].record(latency_ns)
         else:
             self._escalate(lane, sample, opinion, decision)
+        if drawn and gate is not None:
+            self._audit(lane, sample, opinion, gate=gate, ask=accepted)
 
     def _escalate(self, lane: Lane, sample: Sample, opinion: Opinion, decision: Decision) -> None:
         body, now_ns = self._shared(lane, sample), self._clock()
@@ -216,8 +224,48 @@ class Loop:
             deadline_ns=waiting.deadline_ns,
             traceparent=waiting.traceparent,
         )
+        if lane.gate is not None:
+            lane.gate.spend(_size_bytes(ask))
         if len(lane.waiting) > lane.window or not self._uplink.offer(ask):
             self._degrade(lane, waiting, end="refused", reason="not_stored")
+
+    def _audit(
+        self, lane: Lane, sample: Sample, opinion: Opinion, *, gate: Gate, ask: bool
+    ) -> None:
+        """See to it that a drawn sample is held against the truth, and nobody waits for that."""
+        if not (ask and gate.audit.asks):  # the cloud's answer, or a label, comes by itself
+            label = int(opinion.probs.argmax())
+            gate.audit.remember(sample.id, score=opinion.score, label=label)
+            return
+        body = self._shared(lane, sample)
+        if body is None:
+            return
+        asked = Ask(
+            id=sample.id,
+            stream=lane.name,
+            kind="audit",
+            entry=lane.share.entry,
+            body=body,
+            opinion=opinion,
+            asked_at_ns=self._clock(),
+            deadline_ns=None,
+        )
+        if self._uplink.offer(asked):
+            gate.audit.asked()
+
+    def _learn(self, answer: Answer) -> None:
+        """Hold what the edge has said of a drawn sample against what the cloud says."""
+        gate = next((lane.gate for lane in self._lanes if lane.name == answer.stream), None)
+        if gate is None or answer.probs is None or not gate.audit.asks:
+            return
+        label = int(answer.probs.argmax())
+        edge = answer.edge
+        if edge is not None:
+            if edge.score_name == gate.score:  # else it was asked of another bundle
+                gate.learn(score=edge.score, wrong=int(edge.probs.argmax()) != label)
+        elif (found := gate.audit.recall(answer.id)) is not None:
+            score, said = found
+            gate.learn(score=score, wrong=said != label)
 
     def _shared(self, lane: Lane, sample: Sample) -> NDArray[Any] | None:
         """Return all of the sample that leaves the device; None: nothing does."""
@@ -231,6 +279,9 @@ class Loop:
 
     def _settle(self, answer: Answer) -> None:
         """Finish the sample that an answer is for; one that nobody waits for is late."""
+        self._learn(answer)
+        if answer.kind == "audit":
+            return
         lane = next((lane for lane in self._lanes if answer.id in lane.waiting), None)
         if lane is None:
             self._tell_late(answer)
@@ -379,3 +430,9 @@ class Loop:
         if timeout_s is None or timeout_s > 0:
             self._bell.wait(timeout_s)
         self._bell.clear()
+
+
+def _size_bytes(ask: Ask) -> int:
+    """Return about what an ask takes on the wire, its body not yet packed."""
+    size = ask.body.nbytes + ask.opinion.probs.nbytes + _BESIDE_BYTES
+    return wire_bytes(ask.stream, size)

@@ -406,7 +406,7 @@ def _told(line: AskLine, record: Record) -> AskLine:
         entry=request.entry,
         dtype=request.dtype,
         shape=request.shape,
-        score=record.score,
+        score=record.score if opinion is None else opinion.score,
         score_name=None if opinion is None else opinion.score_name,
         probs=None if opinion is None else tuple(np.frombuffer(opinion.probs, "<f4").tolist()),
     )

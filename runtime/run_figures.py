@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 import psutil
 
 from ..telemetry.clock import Clock
+from ..telemetry.gate_state import GateState
 from ..telemetry.ledger import StreamReport
 from ..telemetry.snapshot import Snapshot
 from ..uplink.asks import Uplink
 from .config import Config
 from .cost import Cost
+from .lane import Lane
 from .loop import Loop
 from .notes import Notes
 from .report import RunReport
@@ -97,12 +99,13 @@ class RunFigures:
         return (self._clock() - self._begun_ns) / 1e9
 
     def _ledgers(self, *, buckets: bool = False) -> list[StreamReport]:
-        served = self._streams.served
+        lanes = {name: one.lane for name, one in self._streams.served.items()}
         return [
             ledger.report(
-                model=served[name].lane.title if name in served else None,
+                model=lanes[name].title if name in lanes else None,
                 energy=self._cost.stream(name),
-                source=served[name].lane.source.state() if name in served else None,
+                source=lanes[name].source.state() if name in lanes else None,
+                gate=_gate(lanes.get(name)),
                 buckets=buckets,
             )
             for name, ledger in self._streams.ledgers.items()
@@ -113,3 +116,7 @@ class RunFigures:
         for counters in self._counters:
             found |= counters()
         return found
+
+
+def _gate(lane: Lane | None) -> GateState | None:
+    return None if lane is None or lane.gate is None else lane.gate.state()

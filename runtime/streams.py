@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from ..models.bundle import Bundle, load_bundle
 from ..models.choice import chosen
-from ..models.errors import BundleError, ConfigError
+from ..models.errors import BundleError, ConfigError, DataError
 from ..models.inputs.preprocess import preprocessor
-from ..models.manifest import Edge
+from ..models.manifest import Calibration, Edge
 from ..models.opinion import Assessor
 from ..telemetry.boards.detect import Detected
 from ..telemetry.clock import boottime_ns
+from ..telemetry.gate_state import DriftState
 from ..telemetry.ledger import Ledger
 from ..uplink.asks import Contract
 from .both_ends import contract_of
@@ -26,12 +33,24 @@ from .events.checks import check_rules
 from .events.clips import clip_needs
 from .events.events import Watched
 from .filters.skip import SkipFilter
+from .gate.gate import Gate
+from .gate.kept_gates import FILE, KeptGates
+from .gate.options import AuditOptions
 from .lane import Lane
 from .policy import Policy
 from .privacy import sharing
 from .shipped import bundle_path
 from .sources.opening import Surroundings, open_source
 from .sources.options import LiveOptions
+
+_NO_BUDGET = {"messages_per_hour": 0.0, "bytes_per_hour": 0.0}
+
+
+class Drift(Protocol):
+    """Hears of the drift of a stream's scores; `Events.drift` is one."""
+
+    def __call__(self, stream: str, state: DriftState, *, score: str) -> None:
+        """Take in that it has begun or ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +71,12 @@ class Served:
     def is_for(self, stream: Stream, bundle: Bundle) -> bool:
         """Return whether it is just what ``stream`` would be with ``bundle``."""
         return self.stream == stream and self.bundle.digest == bundle.digest
+
+    def has_gate_of(self, stream: Stream, bundle: Bundle) -> bool:
+        """Return whether its gate has seen just what that of ``stream`` would see."""
+        keys = ("gate", "audit", "variant", "source", "filter", "backend")
+        same = all(getattr(self.stream, key) == getattr(stream, key) for key in keys)
+        return same and self.bundle.digest == bundle.digest
 
 
 class Streams:
@@ -78,6 +103,8 @@ class Streams:
         self._systemd = systemd
         self._bell = bell
         self._note: Callable[[str | None], None] | None = None
+        self._drift: Drift | None = None
+        self._kept = KeptGates(state / FILE)
         self.served: dict[str, Served] = {}
         self.ledgers: dict[str, Ledger] = {}
         self.labels: dict[str, tuple[str, ...]] = {}
@@ -88,21 +115,31 @@ class Streams:
         for one in self.served.values():
             one.models.tell(note)
 
+    def hear(self, drift: Drift) -> None:
+        """Let ``drift`` hear when the scores of a stream begin to drift, and when they cease to."""
+        self._drift = drift
+
     def lanes(self) -> list[Lane]:
         """Return the lanes of what is served."""
         return [one.lane for one in self.served.values()]
 
     def counts(self) -> dict[str, int]:
-        """Return what the models have counted; see `DeviceModels.counts`."""
-        return dict(sum((Counter(one.models.counts()) for one in self.served.values()), Counter()))
+        """Return what models and kept gates have counted; see `DeviceModels` and `KeptGates`."""
+        found = Counter(self._kept.counters())
+        return dict(sum((Counter(one.models.counts()) for one in self.served.values()), found))
 
     def feed(self, now_ns: int) -> int | None:
-        """Look after the engines that are built; see `DeviceModels.feed`."""
+        """Look after the engines that are built (see `DeviceModels.feed`), and after the gates."""
         due = [one.models.feed(now_ns) for one in self.served.values()]
+        due += [one.lane.gate.feed(now_ns) for one in self.served.values() if one.lane.gate]
         return min((at_ns for at_ns in due if at_ns is not None), default=None)
 
     def serve(self, served: Mapping[str, Served]) -> None:
         """Have these from now on; what is no more among them is to be closed by the caller."""
+        for name, one in self.served.items():
+            gate, new = one.lane.gate, served.get(name)
+            if gate is not None and gate.drifting and (new is None or new.lane.gate is not gate):
+                self._drifts(name, gate.score, DriftState(rows=0))  # nobody watches it any more
         self.served = dict(served)
         self.ledgers.update({name: one.lane.ledger for name, one in served.items()})
         self.labels.clear()  # the sinks hold it
@@ -123,6 +160,10 @@ class Streams:
         """Let the live sources begin to read, those that have not yet."""
         for one in self.served.values():
             one.lane.source.begin()
+
+    def keep(self) -> None:
+        """Write what the gates have learnt, now that the loop has ended."""
+        self._kept.write()
 
     def close(self) -> None:
         """Close what is served; closing twice is harmless."""
@@ -230,7 +271,7 @@ class Streams:
             model=model,
             prepare=prepare,
             assessor=Assessor.of(
-                edge, classes=len(manifest.labels), score=manifest.calibration.score
+                edge, classes=len(manifest.labels), score=manifest.calibration.scoring
             ),
             policy=Policy.of(manifest.calibration),
             ledger=self.ledgers.get(stream.name) or Ledger(stream.name),
@@ -241,7 +282,53 @@ class Streams:
             window=stream.window,
             preprocess=preprocess,
             share=share,
+            gate=self._gate(stream, bundle, manifest.calibration, edge=edge, around=around),
         )
+
+    def _gate(
+        self,
+        stream: Stream,
+        bundle: Bundle,
+        calibration: Calibration,
+        *,
+        edge: Edge,
+        around: Surroundings,
+    ) -> Gate:
+        """Return the stream's gate: that which it has, where nothing of it has changed.
+
+        A new one goes on from what is kept of it. Without an uplink nobody can be asked: nothing
+        is audited, and no budget is held.
+        """
+        old = self.served.get(stream.name)
+        if old is not None and old.lane.gate is not None and old.has_gate_of(stream, bundle):
+            return old.lane.gate
+        of = _learner(stream, bundle, edge, calibration)
+        gate = Gate(
+            calibration,
+            stream=stream.name,
+            options=stream.gate if around.uplink else replace(stream.gate, **_NO_BUDGET),
+            audit=stream.audit if around.uplink else AuditOptions(share=0),
+            told=functools.partial(self._drifts, stream.name, calibration.score),
+            keep=functools.partial(self._kept.keep, stream.name, of),
+        )
+        found = self._kept.find(stream.name, of=of) if gate.audit.share else None
+        if found is not None:
+            try:
+                gate.resume(found)
+            except DataError as error:
+                self._kept.refuse(f"what is kept of stream {stream.name} {error}")
+        return gate
+
+    def _drifts(self, stream: str, score: str, state: DriftState) -> None:
+        if self._drift is not None:
+            self._drift(stream, state, score=score)
+
+
+def _learner(stream: Stream, bundle: Bundle, edge: Edge, calibration: Calibration) -> str:
+    """Return a digest of all that decides what a gate can learn, and of what."""
+    promise = calibration.promise if stream.gate.promise else None
+    what = msgspec.json.encode((bundle.digest, edge.name, stream.audit.truth, promise))
+    return hashlib.sha256(what).hexdigest()
 
 
 def close_all(served: Iterable[Served]) -> None:

@@ -21,6 +21,7 @@ from ..uplink.link.quiet import QuietHours
 from ..uplink.outbox.durable_outbox import DurableOutbox
 from ..uplink.outbox.outbox import MemoryOutbox, Outbox
 from ..uplink.publishers.home_assistant import HomeAssistant
+from ..uplink.publishers.labels import LabelTopic
 from ..uplink.publishers.outcomes import OutcomePublisher
 from ..uplink.publishers.publisher import Publisher
 from ..uplink.publishers.spool import Spool
@@ -44,7 +45,7 @@ def _nothing(config: Config) -> None:
 
 
 class WayOut(Struct, frozen=True, kw_only=True):
-    """The uplink, the sinks that publish through it, and where telemetry is to be handed.
+    """The uplink, the sinks that publish through it, where telemetry goes and labels come.
 
     ``renew`` tells others of the streams and rules of a configuration that is taken up.
     """
@@ -52,6 +53,7 @@ class WayOut(Struct, frozen=True, kw_only=True):
     uplink: Uplink
     sinks: Sequence[Sink] = ()
     telemetry: TelemetryTopic | None = None
+    labels: LabelTopic | None = None
     renew: Callable[[Config], None] = _nothing
 
 
@@ -88,12 +90,16 @@ def way_out(
     if config.telemetry.every_s is not None:
         others.telemetry = TelemetryTopic(address, wake=link.wake)
         others.publishers.append(others.telemetry)
-    renew = _nothing
+    labels = LabelTopic(address, streams=_labelled(config), ring=bell.set)
+    others.publishers.append(labels)
+    home = None
     if uplink.home_assistant is not None:
         home = _home_assistant(config, uplink, address, streams)
         others.publishers.append(home)
 
-        def renew(config: Config) -> None:
+    def renew(config: Config) -> None:
+        labels.renew(_labelled(config))
+        if home is not None:
             home.renew(streams=_sensors(config, streams), events=_rules(config))
 
     pump = Pump(
@@ -109,7 +115,9 @@ def way_out(
         bell=bell,
         clock=boottime_ns,
     )
-    return WayOut(uplink=pump, sinks=others.sinks, telemetry=others.telemetry, renew=renew)
+    return WayOut(
+        uplink=pump, sinks=others.sinks, telemetry=others.telemetry, labels=labels, renew=renew
+    )
 
 
 class _Others(Struct):
@@ -212,6 +220,11 @@ def _home_assistant(
 def _sensors(config: Config, streams: Streams) -> dict[str, tuple[str, ...]]:
     """Return the labels of each stream whose outcomes are published."""
     return dict(streams.labels) if _mqtt_sinks(config) else {}
+
+
+def _labelled(config: Config) -> list[str]:
+    """Return the streams whose audits wait for labels."""
+    return [one.name for one in config.stream if one.audit.truth == "label"]
 
 
 def _rules(config: Config) -> dict[str, tuple[str, ...]]:

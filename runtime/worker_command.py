@@ -24,7 +24,7 @@ from .signals import stopped_by_signals
 from .tracing.opening import open_traces
 from .tracing.options import TracesOptions
 from .version import installed
-from .worker_models import Servers, open_responders
+from .worker_models import Keeping, Servers, open_responders
 
 _SERVER = re.compile(r"(?:(.+?)=)?((?:https?|grpcs?)://.*)")
 
@@ -74,6 +74,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--threads", type=_threads, default=1, help="threads of the model library")
     _add_serving(parser)
     _add_models(parser)
+    _add_pairs(parser)
     _add_traces(parser)
     parser.set_defaults(run=run)
 
@@ -128,6 +129,30 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_pairs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        metavar="DIR",
+        help="keep there what the edge was unsure of and the cloud sure, for hedge adapt",
+    )
+    parser.add_argument(
+        "--pairs-mb",
+        type=_megabytes,
+        default=64,
+        metavar="N",
+        help="at most N MB of them for each bundle (64)",
+    )
+    parser.add_argument(
+        "--pairs-doubt",
+        type=_doubt,
+        default=0.5,
+        metavar="U",
+        help="the cloud is sure where its vacuity, without evidence its entropy over ln K, is "
+        "below U (0.5)",
+    )
+
+
 def _add_traces(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--traces",
@@ -168,7 +193,11 @@ def run(options: argparse.Namespace) -> int:
             ca_file=options.model_ca_file,
         )
         responders = open_responders(
-            options.bundles, servers=servers, threads=options.threads, stack=stack
+            options.bundles,
+            servers=servers,
+            threads=options.threads,
+            stack=stack,
+            keeping=_keeping(options),
         )
         traces = open_traces(_traces(options), worker=options.name, version=installed())
         stack.callback(traces.close)
@@ -206,6 +235,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _keeping(options: argparse.Namespace) -> Keeping | None:
+    if options.pairs is None:
+        return None
+    return Keeping(
+        folder=options.pairs, max_bytes=options.pairs_mb << 20, limit=options.pairs_doubt
+    )
+
+
 def _traces(options: argparse.Namespace) -> TracesOptions | None:
     if options.traces is None:
         if options.traces_headers_file or options.traces_ca_file:
@@ -240,6 +277,19 @@ def _seconds(text: str) -> int:
     if not (text.isdigit() and 1 <= int(text) <= 65_535):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 65535")
     return int(text)
+
+
+def _megabytes(text: str) -> int:
+    if not (text.isdigit() and 1 <= int(text) <= 1_000_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000000")
+    return int(text)
+
+
+def _doubt(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, 1 at most")
 
 
 def _batch(text: str) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace as replaced
 from numpy.typing import NDArray
 
 from ..models.bundle import Bundle, load_bundle
@@ -19,6 +20,7 @@ from ..models.opinion import Assessor
 from ..models.prepare import preparer
 from ..models.records import Probs
 from ..uplink.far_end.responder import Responder
+from .adapt.pair_keeper import PairKeeper, Terms
 from .backends import open_part
 from .backends.options import BackendOptions
 from .both_ends import contract_of
@@ -68,12 +70,26 @@ class Servers(Struct, frozen=True, kw_only=True):
         return cls(addresses=addresses, timeout_s=timeout_s, ca_file=ca_file)
 
 
+class Keeping(Struct, frozen=True, kw_only=True):
+    """Where pairs are kept, how many bytes of each contract, and below which doubt of the cloud."""
+
+    folder: Path
+    max_bytes: int
+    limit: float
+
+
 def open_responders(
-    names: Sequence[str], *, servers: Servers, threads: int, stack: contextlib.ExitStack
+    names: Sequence[str],
+    *,
+    servers: Servers,
+    threads: int,
+    stack: contextlib.ExitStack,
+    keeping: Keeping | None = None,
 ) -> list[Responder]:
     """Open what answers for each bundle; ``stack`` closes it.
 
-    A bundle's [split] is answered to beside its cloud model, and in this process.
+    A bundle's [split] is answered to beside its cloud model, and in this process. With
+    ``keeping`` what it answers is kept as pairs, but for the features of a [split].
 
     Raises:
         BundleError: one has no cloud model, or answers to the same asks as another.
@@ -86,8 +102,21 @@ def open_responders(
         for one in _of_bundle(bundle, address, servers=servers, threads=threads, stack=stack):
             if one.contract.digest in found:
                 raise BundleError("answers to the same asks as another one", where=str(bundle.path))
-            found[one.contract.digest] = one
+            found[one.contract.digest] = _keeping(one, bundle, keeping, stack=stack)
     return list(found.values())
+
+
+def _keeping(
+    responder: Responder, bundle: Bundle, keeping: Keeping | None, *, stack: contextlib.ExitStack
+) -> Responder:
+    """Return the responder with somebody who keeps pairs, where that was asked for."""
+    if keeping is None or responder.entry != "input":
+        return responder
+    keeper = PairKeeper(
+        keeping.folder, Terms.of(bundle, limit=keeping.limit), max_bytes=keeping.max_bytes
+    )
+    stack.callback(keeper.close)
+    return replaced(responder, keep=keeper)
 
 
 def _of_bundle(

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from .energy.figures import StreamEnergy
+from .gate_state import GateState
 from .histogram import Histogram
 
 ROUTES = ("dropped", "reused", "accepted", "escalated", "failed", "overrun")
@@ -82,7 +83,7 @@ class StreamReport(Struct, frozen=True, kw_only=True):
     ``latency_ms`` is by stage, and from capture to the first and to the final outcome of all
     samples that got an answer; ``first_ms`` is to the first outcome by route, ``final_ms`` to
     the final one by whose answer it is (FINALS). ``energy`` is None where no sensor is read,
-    ``source`` where it is a data set.
+    ``source`` where it is a data set, ``gate`` of a stream that is served no more.
     """
 
     stream: str
@@ -98,6 +99,7 @@ class StreamReport(Struct, frozen=True, kw_only=True):
     model: str | None = None
     energy: StreamEnergy | None = None
     source: SourceState | None = None
+    gate: GateState | None = None
 
 
 class Stages:
@@ -173,6 +175,7 @@ class Ledger:
         model: str | None = None,
         energy: StreamEnergy | None = None,
         source: SourceState | None = None,
+        gate: GateState | None = None,
         buckets: bool = False,
     ) -> StreamReport:
         """Return everything counted so far; with ``buckets`` also `Latency.below`."""
@@ -199,6 +202,7 @@ class Ledger:
             model=model,
             energy=energy,
             source=source,
+            gate=gate,
         )
 
 

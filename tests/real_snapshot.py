@@ -26,6 +26,13 @@ from hedge.runtime.sinks.mqtt import MqttSink
 from hedge.runtime.sources.replay import Replay
 from hedge.telemetry.clock import boottime_ns
 from hedge.telemetry.energy.figures import EnergyReport, Joules, Share, StreamEnergy
+from hedge.telemetry.gate_state import (
+    AuditState,
+    BudgetState,
+    DriftState,
+    GateState,
+    PromiseState,
+)
 from hedge.telemetry.ledger import ANSWERS, ENDS, ROUTES, STAGES, Ledger
 from hedge.telemetry.snapshot import BoardState, Snapshot
 from hedge.uplink.asks import Contract
@@ -105,7 +112,11 @@ def real_snapshot(folder: Path) -> Snapshot:
         return Snapshot(
             session=7,
             uptime_s=12.5,
-            streams={"cam": lane.ledger.report(model="steps/tiny", energy=energy, buckets=True)},
+            streams={
+                "cam": lane.ledger.report(
+                    model="steps/tiny", energy=energy, gate=_gate(), buckets=True
+                )
+            },
             uplink=pump.counters(),
             counts=dict(loop.counts),
             rss_bytes=81_000_000,
@@ -163,6 +174,23 @@ def _lane() -> Lane:
         ledger=Ledger("cam"),
         clock=boottime_ns,
         answer_within_ns=30 * 10**9,
+    )
+
+
+def _gate() -> GateState:
+    """Return how a gate stands of which everything is asked that there is."""
+    return GateState(
+        score="vacuity",
+        total=0.4375,
+        calibrated=0.5,
+        audit=AuditState(
+            drawn=90, asked=61, judged=84, wrong=3, rows=57, error=3 / 57, low=0.0125, high=0.1875
+        ),
+        promise=PromiseState(accuracy=0.9375, confidence=0.95, state="tightened", tightened=1),
+        drift=DriftState(rows=2048, statistic=0.25, limit=0.2, drifting=True, events=2),
+        budget=BudgetState(
+            unit="messages", per_hour=60.0, last_hour=58.0, mean_per_hour=59.5, strayed=-0.0625
+        ),
     )
 
 

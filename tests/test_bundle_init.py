@@ -336,7 +336,7 @@ def test_with_a_cloud_and_labels_the_score_is_chosen_too(
     words = ("--cloud", tmp_path / "large", "--calibrate", data)
     calibration = make(linear_onnx(3), *words).manifest.calibration
     assert calibration is not None
-    assert calibration.method.startswith("escalation rate 0.2; score by paired bootstrap")
+    assert calibration.method.startswith("escalation rate 0.2; score by least AUGRC")
 
 
 def test_the_rows_of_the_threshold_count_as_seen(

@@ -128,7 +128,7 @@ def test_a_device_that_could_run_is_found_fit(
     areas = {one.area for one in found.report.findings}
     assert areas == {
         *("config", "bundle", "backend", "board", "sensors", "heat", "memory", "disk", "state"),
-        *("clock", "broker", "source", "privacy", "sink"),
+        *("clock", "broker", "source", "privacy", "gate", "sink"),
     }
     assert [one.subject for one in found.of("backend")] == [
         "stream steps: skip.onnx",

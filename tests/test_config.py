@@ -8,6 +8,7 @@ import pytest
 
 from hedge.models.errors import ConfigError
 from hedge.runtime.config import Config, load_config
+from hedge.runtime.gate.options import GateOptions
 from hedge.runtime.sources.options import FolderSource, ReplaySource
 
 _WHOLE = """
@@ -79,6 +80,20 @@ def test_a_mistake_is_named_with_its_key(
     with pytest.raises(ConfigError, match=message) as caught:
         _load(tmp_path, _WHOLE.replace(before, after, 1))
     assert "hedge.toml" in str(caught.value)
+
+
+def test_a_gate_has_one_budget_at_most_and_nought_is_none(tmp_path: Path) -> None:
+    def gate(given: str) -> GateOptions:
+        text = _WHOLE.replace('name = "back"', f'name = "back"\ngate = {{ {given} }}')
+        return next(one.gate for one in _load(tmp_path, text).stream if one.name == "back")
+
+    assert gate("messages_per_hour = 0, bytes_per_hour = 1e6").bytes_per_hour == 1e6
+    assert gate("messages_per_hour = 60").promise
+    with pytest.raises(ConfigError, match="of messages or of bytes, not of both") as caught:
+        gate("messages_per_hour = 60, bytes_per_hour = 1e6")
+    assert (caught.value.where or "").endswith("stream back: gate")
+    with pytest.raises(ConfigError, match=r"audit\.share|share"):
+        _load(tmp_path, _WHOLE.replace('name = "back"', 'name = "back"\naudit = { share = 2 }'))
 
 
 def test_an_environment_variable_that_names_nothing_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from hedge.models.errors import BundleError
-from hedge.models.manifest import Input, Split
+from hedge.models.manifest import Calibration, Input, Split
 from hedge.models.toml import parse_toml, to_record
 from hedge.runtime.commands import parser
 from hedge.runtime.config import Config, UplinkConfig, load_config
@@ -55,7 +55,11 @@ def test_every_configuration_of_the_pages_is_accepted(page: str, text: str, tmp_
 def test_every_table_of_a_manifest_in_the_pages_is_accepted(page: str, text: str) -> None:
     tables = parse_toml(text.encode(), where=page, error=BundleError)
     for name, table in tables.items():
-        kinds: dict[str, type[msgspec.Struct]] = {"input": Input, "split": Split}
+        kinds: dict[str, type[msgspec.Struct]] = {
+            "calibration": Calibration,
+            "input": Input,
+            "split": Split,
+        }
         to_record(table, kinds[name], where=page, error=BundleError)
 
 

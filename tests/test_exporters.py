@@ -27,6 +27,7 @@ from hedge.telemetry.exporters.exposition import Exposition, Family
 from hedge.telemetry.exporters.families import DROPS, FAMILIES, UPLINK
 from hedge.telemetry.exporters.prometheus import text
 from hedge.telemetry.exporters.telemetry_log import TelemetryLog
+from hedge.telemetry.gate_state import GateState
 from hedge.telemetry.histogram import Histogram
 from hedge.telemetry.ledger import BOUNDS_MS, STAGES, Ledger, latency
 from hedge.telemetry.snapshot import Snapshot
@@ -142,6 +143,42 @@ def test_without_counts_by_bucket_a_histogram_is_its_sum_and_count() -> None:
     assert len(buckets) == 1
     assert value(samples, "hedge_stage_seconds_bucket", **infer, le="+Inf") == 1
     assert value(samples, "hedge_stage_seconds_sum", **infer) == 0.002
+
+
+def test_how_a_gate_stands_is_told_with_its_audit_promise_drift_and_budget(real: Snapshot) -> None:
+    _, samples = parsed(text(real))
+    who = {"stream": "cam", "model": "steps/tiny"}
+    for name, labels, expected in (
+        ("hedge_gate_threshold", {"score": "vacuity"}, 0.4375),
+        ("hedge_gate_calibrated_threshold", {"score": "vacuity"}, 0.5),
+        ("hedge_gate_budget_per_hour", {"unit": "messages"}, 60),
+        ("hedge_gate_spent_per_hour", {"unit": "messages"}, 58),
+        ("hedge_gate_strayed_ratio", {"unit": "messages"}, -0.0625),
+        ("hedge_promise_state", {"state": "tightened"}, 1),
+        ("hedge_promise_state", {"state": "kept"}, 0),
+        ("hedge_promise_error_ratio", {}, 0.0625),
+        ("hedge_promise_moves_total", {"way": "tightened"}, 1),
+        ("hedge_promise_moves_total", {"way": "relaxed"}, 0),
+        ("hedge_audit_drawn_total", {}, 90),
+        ("hedge_audit_asked_total", {}, 61),
+        ("hedge_audit_judged_total", {}, 84),
+        ("hedge_audit_error_low_ratio", {}, 0.0125),
+        ("hedge_audit_error_high_ratio", {}, 0.1875),
+        ("hedge_drift_index", {}, 0.25),
+        ("hedge_drifting", {}, 1),
+        ("hedge_drifts_total", {}, 2),
+    ):
+        assert value(samples, name, **who, **labels) == expected, name
+    assert value(samples, "hedge_audit_error_ratio", **who) == pytest.approx(3 / 57)
+
+
+def test_of_a_gate_that_nothing_moves_only_where_it_stands_is_told() -> None:
+    gate = GateState(score="entropy", total=0.5, calibrated=0.5)
+    page = text(msgspec.structs.replace(empty(), streams={"cam": Ledger("cam").report(gate=gate)}))
+    assert "hedge_gate_threshold" in page
+    assert "hedge_audit" not in page
+    assert "hedge_promise" not in page
+    assert "hedge_drift" not in page
 
 
 def test_an_energy_that_cannot_be_told_is_absent_and_a_gauge_says_so(real: Snapshot) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from scipy import special, stats
 
 from hedge.models.errors import ModelError
-from hedge.models.manifest import Cloud, Edge, Head, Output, Score
+from hedge.models.manifest import Cloud, Edge, Head, Output, Router, Score, Scoring
 from hedge.models.opinion import Assessor, Opinions
 from hedge.models.records import Opinion
 
@@ -30,6 +30,12 @@ CASES = [
     (*kind, *size) for kind in KINDS for size in SIZES if not (kind[2] == "p_norm" and size[0] == 2)
 ]
 DTYPES = [np.float32, np.float64]
+
+
+def _scoring(score: Score, classes: int) -> Scoring:
+    """Return a score with what it needs: some temperature, or some router."""
+    weights = (0.8, *np.linspace(-1.0, 1.0, classes).tolist())
+    return Scoring(score=score, temperature=1.3, router=Router(weights=weights, bias=0.2))
 
 
 def _outputs(output: Output, *, classes: int, rows: int, dtype: DTypeLike) -> Array:
@@ -68,7 +74,7 @@ def _assert_same(found: Opinion, expected: Opinion) -> None:
 def test_a_batch_gives_exactly_what_its_rows_give_alone(
     output: Output, head: Head, score: Score, classes: int, rows: int, dtype: DTypeLike
 ) -> None:
-    assessor = Assessor(output=output, head=head, classes=classes, score=score)
+    assessor = Assessor(output=output, head=head, classes=classes, score=_scoring(score, classes))
     outputs = _outputs(output, classes=classes, rows=rows, dtype=dtype)
 
     batch = assessor.assess_batch(outputs)
@@ -175,7 +181,9 @@ def test_outputs_that_should_be_a_distribution_and_are_none_are_refused(
 def test_an_output_that_is_no_number_is_refused_by_its_place(
     output: Output, head: Head, score: Score, bad: float, dtype: DTypeLike
 ) -> None:
-    assessor = Assessor(output=output, head=head, classes=4, score=score, where="edge.onnx")
+    assessor = Assessor(
+        output=output, head=head, classes=4, score=_scoring(score, 4), where="edge.onnx"
+    )
     outputs = _outputs(output, classes=4, rows=5, dtype=dtype)
     outputs[3, 2] = bad
 
@@ -238,7 +246,7 @@ def test_other_numbers_are_taken_as_float32(dtype: DTypeLike) -> None:
 def test_an_opinion_shares_no_memory_with_the_outputs_or_with_another(
     output: Output, head: Head, score: Score
 ) -> None:
-    assessor = Assessor(output=output, head=head, classes=5, score=score)
+    assessor = Assessor(output=output, head=head, classes=5, score=_scoring(score, 5))
     outputs = _outputs(output, classes=5, rows=2, dtype=np.float32)
     before = outputs.copy()
 
@@ -300,7 +308,7 @@ def test_every_opinion_is_a_distribution_with_uncertainties_in_range(logits: Arr
     for output, head, score in KINDS:
         if output == "probabilities":
             continue
-        assessor = Assessor(output=output, head=head, classes=6, score=score)
+        assessor = Assessor(output=output, head=head, classes=6, score=_scoring(score, 6))
         opinion = assessor.deepen(assessor.assess(logits))
         assert abs(float(opinion.probs.sum()) - 1.0) < 1e-5
         assert (opinion.probs >= 0.0).all()

@@ -772,6 +772,7 @@ def test_a_device_run_by_its_configuration_publishes_what_its_file_holds(
         bundle = "digits"
         answer_within_ms = 200
         source = {{ kind = "replay", path = "rows.npz", rate_hz = 200 }}
+        audit = {{ share = 0 }}
         [uplink]
         broker = "{url}"
         [[sink]]

@@ -34,6 +34,7 @@ name = "{name}"
 bundle = "{bundle}"
 {more}
 source = {{ kind = "replay", path = "rows.npz", rate_hz = {rate} }}
+audit = {{ share = 0 }}
 """
 _SINK = '[[sink]]\nkind = "jsonl"\npath = "{path}"\n'
 

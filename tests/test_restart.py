@@ -29,6 +29,7 @@ name = "meter"
 bundle = "digits"
 answer_within_ms = 400
 source = {{ kind = "replay", path = "rows.npz", rate_hz = {rate} }}
+audit = {{ share = 0 }}
 [uplink]
 broker = "mqtt://127.0.0.1:{port}"
 {uplink}

@@ -41,6 +41,13 @@ from hedge.runtime.top.seen import MAX_BYTES, Seen, Watch, read_snapshot
 from hedge.runtime.top.status import parse_status_topic, statuses
 from hedge.runtime.top.terminal import write
 from hedge.telemetry.energy.figures import EnergyReport, Share, StreamEnergy
+from hedge.telemetry.gate_state import (
+    AuditState,
+    BudgetState,
+    DriftState,
+    GateState,
+    PromiseState,
+)
 from hedge.telemetry.ledger import ENDS, ROUTES, Latency, Ledger, StreamReport
 from hedge.telemetry.snapshot import BoardState, Snapshot
 from hedge.uplink.link.link import Connected
@@ -189,6 +196,41 @@ def test_a_stream_shows_its_pace_its_routes_and_what_its_answers_cost() -> None:
     assert "up 5.07 kB/s  down 1.27 kB/s  sent 2,681  resent 2  outbox 41  123 kB" in shown
     assert "CPU 8.3 %" in shown, "0.166 s in 2 s"
     assert "4.92 W replayed" in shown.splitlines()[1]
+
+
+def _gate_line(gate: GateState) -> str:
+    one = stream(routes={"accepted": 4}, gate=gate)
+    shown = text(Seen(device="d", site="s", now=snapshot(streams={"a": one})), columns=140)
+    return line_of(shown, "  gate")
+
+
+def test_a_gate_shows_where_it_stands_and_all_that_moves_it() -> None:
+    plain = GateState(score="entropy", total=0.5, calibrated=0.5)
+    assert _gate_line(plain) == "  gate    0.500 entropy"
+    kept = PromiseState(accuracy=0.95, confidence=0.95, state="unkept", why="budget")
+    audit = AuditState(
+        drawn=9, asked=8, judged=70, wrong=3, rows=60, error=0.05, low=0.0125, high=0.1875
+    )
+    full = msgspec.structs.replace(
+        plain,
+        total=0.625,
+        audit=audit,
+        promise=kept,
+        drift=DriftState(rows=2048, statistic=0.3125, limit=0.2, drifting=True, events=1),
+        budget=BudgetState(unit="messages", per_hour=60.0, last_hour=58.0, mean_per_hour=59.0),
+    )
+    assert _gate_line(full) == (
+        "  gate    0.625 entropy  calibrated 0.500  promise unkept  wrong 5.0 % (1.2 % to 18.8 %) "
+        "of 60 audited  DRIFT 0.31  spent 58 of 60 an hour"
+    )
+    shut = msgspec.structs.replace(plain, total=-1.7e308)
+    assert _gate_line(shut) == "  gate    nothing passes entropy  calibrated 0.500"
+    unheard = AuditState(drawn=2, asked=2, judged=0, wrong=0, rows=0)
+    size = BudgetState(unit="bytes", per_hour=2e6, last_hour=1.5e6, mean_per_hour=1e6)
+    other = msgspec.structs.replace(plain, audit=unheard, budget=size)
+    assert (
+        _gate_line(other) == "  gate    0.500 entropy  audited 0  spent 1.50 MB of 2.00 MB an hour"
+    )
 
 
 def test_where_there_is_room_the_stages_are_shown() -> None:

@@ -191,6 +191,7 @@ name = "meter"
 bundle = "digits"
 answer_within_ms = {within_ms}
 source = {{ kind = "replay", path = "rows.npz", rate_hz = {rate_hz} }}
+audit = {{ share = 0 }}
 [telemetry.traces]
 endpoint = "{collector}"
 max_per_s = 1000

@@ -61,6 +61,8 @@ class Answer(Struct, frozen=True, gc=False):
     ``probs`` (K,) is a float32 distribution and ``alpha`` (K,) its Dirichlet's parameters,
     where the larger model has evidence; both are None unless ``status`` is "answered".
     ``detail`` says why it is not. ``asked_at_ns`` is when it was asked, where that is known.
+    ``kind`` is the ask's, where the far end has answered or refused it; ``edge`` the edge's
+    opinion as it was sent, with answers that nobody waits for.
     """
 
     id: str
@@ -70,6 +72,8 @@ class Answer(Struct, frozen=True, gc=False):
     alpha: Probs | None = None
     detail: str | None = None
     asked_at_ns: int | None = None
+    kind: Kind = "decide"
+    edge: Opinion | None = None
 
 
 class Owed(Struct, frozen=True, kw_only=True, gc=False):

@@ -32,6 +32,7 @@ from .link.link import (
 )
 from .link.meter import Meter
 from .outbox.outbox import End, Outbox, Record
+from .outbox.shelf import NEEDLESS
 from .publishers.presence import Presence
 from .publishers.publisher import Publisher
 from .sender import Sender, Window
@@ -408,7 +409,7 @@ class Pump:
                 self._tally.drop("refused", error)
                 self._answers.append(Answer(ask.id, ask.stream, "refused", detail=str(error)))
         if records:
-            self._put(records)
+            self._put(sorted(records, key=lambda one: one.answer_by_ns is None))
 
     def _publish(self) -> None:
         """Give the others their turn: with the link, unless it is away or has to rest."""
@@ -473,7 +474,7 @@ class Pump:
             request=request,
             stream=ask.stream,
             classes=contract.classes,
-            score=ask.opinion.score,
+            score=ask.opinion.score if ask.kind == "decide" else NEEDLESS,
             deadline_ns=self._keep_until(ask),
             answer_by_ns=ask.deadline_ns,
             asked_at_ns=ask.asked_at_ns,
@@ -501,7 +502,7 @@ class Pump:
         self._sender.withhold(self._since)
         for record, detail in self._sender.send():
             self._tally.drop("unsendable", detail)
-            self._end(Answer(record.id, record.stream, "refused", detail=detail), "refused")
+            self._end(_refused(record, detail), "refused")
         self._settle()
 
 
@@ -523,28 +524,50 @@ def _answer(reply: wire.Reply, record: Record) -> Answer:
         WireError: it does not fit the ask.
     """
     if reply.status == "error":
-        return Answer(reply.id, record.stream, "refused", detail=reply.detail)
+        return _refused(record, reply.detail)
     probs = wire.distribution(reply.probs, classes=record.classes)
     alpha = None
     if reply.alpha is not None:
         alpha = wire.concentration(reply.alpha, classes=record.classes)
-    return Answer(reply.id, record.stream, "answered", probs, alpha, asked_at_ns=record.asked_at_ns)
+    kind = record.request.kind
+    return Answer(
+        reply.id,
+        record.stream,
+        "answered",
+        probs,
+        alpha,
+        asked_at_ns=record.asked_at_ns,
+        kind=kind,
+        edge=None if kind == "decide" else _opinion(record),
+    )
+
+
+def _refused(record: Record, detail: str | None) -> Answer:
+    return Answer(record.id, record.stream, "refused", detail=detail, kind=record.request.kind)
 
 
 def _owed(record: Record) -> Owed | None:
     """Return what is owed for a record; None where nobody waits for it."""
-    told = record.request.opinion
-    if record.answer_by_ns is None or told is None:
+    opinion = _opinion(record)
+    if record.answer_by_ns is None or opinion is None:
         return None
-    probs = np.frombuffer(told.probs, "<f4")
     return Owed(
         id=record.id,
         stream=record.stream,
-        opinion=Opinion(probs, told.score, told.score_name, vacuity=told.vacuity),
+        opinion=opinion,
         asked_at_ns=record.asked_at_ns,
         answer_by_ns=record.answer_by_ns,
         traceparent=record.request.traceparent,
     )
+
+
+def _opinion(record: Record) -> Opinion | None:
+    """Return the edge's opinion as it was sent, if it was."""
+    told = record.request.opinion
+    if told is None:
+        return None
+    probs = np.frombuffer(told.probs, "<f4")
+    return Opinion(probs, told.score, told.score_name, vacuity=told.vacuity)
 
 
 def _taken(queue: deque[T]) -> list[T]:

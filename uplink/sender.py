@@ -184,7 +184,8 @@ class Sender:
         """Send what is about to be stored, as far as nothing waits before it; return that.
 
         So it travels while the disk makes it durable. Nothing is owed yet: if the commit
-        fails, its answer comes to nobody. What is stored has then to be given a `lease`.
+        fails, its answer comes to nobody. What is stored has then to be given a `lease`. What
+        nobody waits for is not that urgent.
         """
         if not self._connected or self._outbox.stats().pending or self._claims or self._parts:
             return []
@@ -192,7 +193,8 @@ class Sender:
             return []
         now_ns = self._clock()
         sent = []
-        for record in records[: max(0, self._room())]:
+        awaited = [record for record in records if record.answer_by_ns is not None]
+        for record in awaited[: max(0, self._room())]:
             try:
                 topic, payload = self._message(record, now_ns)
             except HedgeError:

@@ -57,6 +57,10 @@ class Device(Struct, frozen=True):
         """Where the device publishes the events of one of its streams."""
         return f"{ROOT}/{self.site}/{self.name}/event/{_check(stream)}"
 
+    def label(self, stream: str) -> str:
+        """Where others say what samples of one of its streams really were."""
+        return f"{ROOT}/{self.site}/{self.name}/label/{_check(stream)}"
+
     def ask(self, stream: str) -> str:
         """Where the device publishes what it asks for one of its streams."""
         return f"{ROOT}/{self.site}/{self.name}/ask/{_check(stream)}"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..bundle import load_bundle, write_bundle
-from ..calibration import calibrate
+from ..calibration import TargetRate, calibrate
 from ..dataset import Dataset, digest, row_digests, save_seen
 from ..errors import BundleError, DataError, HedgeError
 from ..manifest import FORMAT, Calibration, Cloud, Edge, Filter, Input, Manifest, Training
@@ -176,7 +176,8 @@ def _calibrate(nets: _Nets, held: Dataset, *, target_rate: float) -> Calibration
         _y(passed),
         edge=_EDGE,
         cloud=_CLOUD,
-        target_rate=target_rate,
+        aim=TargetRate(target_rate),
+        group=passed.group,
         data_sha256=digest(passed),
     )
 

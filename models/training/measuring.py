@@ -44,7 +44,7 @@ def measure(
     if not passes.any() or not keep.any():
         raise DataError("no unseen row passes the filter, or none matters")
     near, far = hits(outputs.edge, y), hits(outputs.cloud, y)
-    assessor = Assessor.of(edge, classes=outputs.edge.shape[1], score=calibration.score)
+    assessor = Assessor.of(edge, classes=outputs.edge.shape[1], score=calibration.scoring)
     asks = assessor.assess_batch(outputs.edge).score >= calibration.total
     alone, there = accuracy(near[passes]), accuracy(far[passes])
     both = accuracy(np.where(asks, far, near)[passes])

@@ -77,7 +77,7 @@ def measure_accuracy(
     outputs = _outputs(contender, data)
     calibration = bundle.manifest.calibration
     assessor = Assessor.of(
-        edge, classes=len(bundle.labels), score=None if calibration is None else calibration.score
+        edge, classes=len(bundle.labels), score=None if calibration is None else calibration.scoring
     )
     right = None if data.y is None else hits(assessor.assess_batch(outputs).probs, data.y)
     accepted = None

@@ -27,6 +27,7 @@ from .disk import check_disk
 from .engines import check_rows
 from .events import check_events
 from .finding import Finding, guarded, ok, refusal
+from .gate import check_gate
 from .heat import check_heat
 from .memory import check_memory
 from .power import check_power
@@ -130,6 +131,8 @@ def _check_surroundings(
         if bundle is not None:
             private = check_privacy(stream, bundle, config=config)
             yield from guarded("privacy", subject, private)
+            gate = check_gate(stream, bundle, config=config)
+            yield from guarded("gate", subject, gate)
             events = check_events(stream, bundle.labels, config=config, base=base)
             yield from guarded("event", subject, events)
     yield from guarded("sink", "sinks", check_sinks(config, base=base))

@@ -28,6 +28,7 @@ Area = Literal[
     "broker",
     "source",
     "privacy",
+    "gate",
     "event",
     "sink",
 ]

@@ -25,11 +25,11 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     All three have the same id, which no other event of the device ever has.
     """
 
-    event: Annotated[str, _is("The name of the rule that saw it.")]
+    event: Annotated[str, _is("The name of the rule that saw it, or drift.")]
     stream: Annotated[str, _is("The stream that it was seen in.")]
     id: Annotated[str, _is("The event's id.")]
     state: Annotated[Literal["opened", "closed", "clip"], _is("What is told of it.")]
-    label: Annotated[str, _is("The label that opened it.")]
+    label: Annotated[str, _is("The label that opened it; of drift the score.")]
     opened_at_s: Annotated[float, _is("When the first sample that opened it was taken: Unix time.")]
     closed_at_s: Annotated[float | None, _is("When the last that held it open was taken.")] = None
     samples: Annotated[
@@ -39,3 +39,6 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     peak: Annotated[float | None, _is("The highest probability of its labels.")] = None
     why: Annotated[str | None, _is("Why it closed: quiet, too_long, stopped, source.")] = None
     clip: Annotated[Clip | None, _is("What was kept of it.")] = None
+    statistic: Annotated[
+        float | None, _is("Of drift: the population stability index of the stream's scores.")
+    ] = None

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from ...models.records import Outcome
 from ...telemetry.clock import Clock, boottime_ns
+from ...telemetry.gate_state import DriftState
 from ..logs import rarely
 from ..sinks.sink import Sink
 from ..sources.source import Source
@@ -86,6 +87,7 @@ class Events:
         self._open = OpenFile(state)
         self._left = self._open.left()
         self._streams: dict[str, _Stream] = {}
+        self._drifts: dict[str, Event] = {}
         self._known: frozenset[str] = frozenset()
         self._sinks: tuple[Sink, ...] = ()
         self._due_ns: int | None = None
@@ -134,6 +136,28 @@ class Events:
             for seen in watch.rule.take(taken_ns, outcome.id, values):
                 self._note(watch, seen)
 
+    def drift(self, stream: str, state: DriftState, *, score: str) -> None:
+        """Tell that the scores of a stream begin to drift from those of calibration, or cease to.
+
+        It is an event as any other, of the name "drift" and with the score for a label.
+        """
+        before = self._drifts.get(stream)
+        if state.drifting and before is None:
+            event = Event(
+                event="drift",
+                stream=stream,
+                id=f"{self._session}e{next(self._numbers)}",
+                state="opened",
+                label=score,
+                opened_at_s=round(self._wall(), 3),
+                statistic=state.statistic,
+            )
+            self._drifts[stream] = event
+            self._note_drift(event)
+        elif not state.drifting and before is not None:
+            del self._drifts[stream]
+            self._end_drift(before, why="quiet", statistic=state.statistic)
+
     def feed(self, now_ns: int) -> int | None:
         """Close what has lasted too long, or whose source is away, and see to the clips."""
         if self._due_ns is None or now_ns < self._due_ns:
@@ -161,6 +185,9 @@ class Events:
             for watch in stream.watches:
                 self._close(watch, now_ns, why="source" if stream.source.ended else "stopped")
         self._streams = {}
+        for name in list(self._drifts):
+            drift = self._drifts.pop(name)
+            self._end_drift(drift, why="stopped", statistic=drift.statistic)
         self._tell_clips(self._clips.close(now_ns=now_ns, timeout_s=_GOODBYE_S))
         self._due_ns = None
 
@@ -197,6 +224,17 @@ class Events:
         else:
             watch.event = None
             self._clips.end(event, held_ns=seen.held_ns)
+
+    def _end_drift(self, event: Event, *, why: Why, statistic: float | None) -> None:
+        closed_at_s = max(event.opened_at_s, round(self._wall(), 3))
+        self._note_drift(
+            replace(event, state="closed", closed_at_s=closed_at_s, why=why, statistic=statistic)
+        )
+
+    def _note_drift(self, event: Event) -> None:
+        self._counts[f"events_{event.state}.{event.stream}.drift"] += 1
+        self._open.note(event)
+        self._tell(event)
 
     def _event(self, watch: _Watch, seen: Seen) -> Event:
         """Return what is seen by the wall's time, which may step but not within an event."""

@@ -61,6 +61,14 @@ def _stream(stream: Stream, *, labels: Sequence[str], examples: Examples) -> Ite
     yield "[stream.privacy]"
     yield from _keys(stream.privacy)
     yield ""
+    yield "# What may move the threshold from which it asks; all of it needs [uplink]."
+    yield "[stream.gate]"
+    yield from _keys(stream.gate)
+    yield ""
+    yield "# How many of the answers that the edge is sure of are checked all the same."
+    yield "[stream.audit]"
+    yield from _keys(stream.audit)
+    yield ""
     yield "# How its models run here."
     yield "[stream.backend]"
     yield from _keys(stream.backend)

@@ -15,6 +15,7 @@ from ...uplink.link.budget import Limits
 from ..backends.options import BackendOptions
 from ..config import Device, Stream, Telemetry, TelemetryLogConfig, UplinkConfig
 from ..events.options import ClipOptions, EventRule
+from ..gate.options import AuditOptions, GateOptions
 from ..privacy import Privacy
 from ..sinks.options import (
     CommandSink,
@@ -205,6 +206,17 @@ _PRIVACY = {
     "region": Note("the part that cropped shows, or blurred hides", (0.25, 0.25, 0.5, 0.5)),
     "blur": Note("the size of the blocks, as share of the longer side"),
 }
+_GATE = {
+    "messages_per_hour": Note("escalate so many, by moving the gate; 0: as calibrated", 60.0),
+    "bytes_per_hour": Note("or so many bytes", 1_000_000.0),
+    "promise": Note("tighten the gate when the bundle's promise fails; needs an audit"),
+    "drift": Note("say when the scores are not those of calibration any more"),
+}
+_AUDIT = {
+    "share": Note("so many of the samples are drawn, at random"),
+    "most_per_hour": Note("so many are asked about"),
+    "truth": Note('what is right: what the "cloud" says, or a "label" that somebody sends'),
+}
 _BACKEND = {
     "use": Note("onnx, tflite or tensorrt; auto: by the file, and by the board"),
     "threads": Note("of one call; else as the board's profile says", 2),
@@ -289,6 +301,8 @@ _NOTES: Mapping[type[Struct], Mapping[str, Note]] = {
     EventRule: _EVENT,
     ClipOptions: _CLIP,
     Privacy: _PRIVACY,
+    GateOptions: _GATE,
+    AuditOptions: _AUDIT,
     BackendOptions: _BACKEND,
     UplinkConfig: _UPLINK,
     Limits: _BUDGET,

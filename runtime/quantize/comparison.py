@@ -1,10 +1,7 @@
 """What quantisation did to a model's answers: paired differences, and how sure they are.
 
-Every measure is a function of weights (R, N), R weightings of the N rows, and gives (R,). With
-all weights 1 it is that of `measures`. The intervals are of the paired bootstrap (Efron 1979):
-weights are how often a row was drawn, the same for both models and, where there are groups, for
-all rows of a group. Rubin's bootstrap, whose weights are never 0, would be sure of a difference
-that rests on one single row.
+Every measure is a function of weights (R, N), R weightings of the N rows, and gives (R,): see
+`weighted`. The intervals are of the paired bootstrap (see `resampling`).
 """
 
 from __future__ import annotations
@@ -17,14 +14,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from ...models.evidence import Array, Figures
-from ...models.measures import Flags, Labels, escalation_area, hits
+from ...models.measures import Flags, Labels, Ranking, hits
 from ...models.opinion import Assessor
-
-RESAMPLES = 1000
-_QUANTILES = (0.025, 0.975)
-_BINS = 15
-_CHUNK = 1 << 20  # weights drawn at a time
-_LEAST_GROUPS = 5  # fewer say nothing of how groups differ
+from ...models.resampling import Resampling, interval
+from ...models.weighted import Covered, calibration_error, mean
 
 
 class Answers(NamedTuple):
@@ -114,27 +107,21 @@ def compare(
     ``total`` is the gate's threshold on the score; ``group`` (N,) what rows come from.
     """
     count = len(before.correct)
-    unit = np.arange(count) if group is None else np.unique(group, return_inverse=True)[1]
-    if group is not None and unit.max() + 1 < _LEAST_GROUPS:
-        group, unit = None, np.arange(count)
+    resampling = Resampling(count, group=group, seed=seed)
     measures = _measures(before, after, total=total)
-    drawn: dict[str, list[Figures]] = {name: [] for name in measures}
-    units, random = int(unit.max()) + 1, np.random.default_rng(seed)
-    size = max(1, _CHUNK // count)
-    for start in range(0, RESAMPLES, size):
-        resampled = min(size, RESAMPLES - start)
-        drawings = random.multinomial(units, np.full(units, 1.0 / units), size=resampled)
-        weights = drawings[:, unit].astype(np.float64)
-        for name, measure in measures.items():
-            drawn[name].append(measure(after, weights) - measure(before, weights))
+    drawn = resampling.draw(
+        lambda weights: {
+            name: measure(after, weights) - measure(before, weights)
+            for name, measure in measures.items()
+        }
+    )
     changes = {
-        name: _change(measure, before, after, np.concatenate(drawn[name]))
-        for name, measure in measures.items()
+        name: _change(measure, before, after, drawn[name]) for name, measure in measures.items()
     }
     return Comparison(
         rows=count,
-        resampled="row" if group is None else "group",
-        units=units,
+        resampled=resampling.by,
+        units=resampling.units,
         same_label=float(np.mean(before.label == after.label)),
         accuracy=changes["accuracy"],
         ece=changes["ece"],
@@ -151,7 +138,7 @@ def _measures(before: Answers, after: Answers, *, total: float | None) -> dict[s
     if before.certainty is not None and after.certainty is not None:
         found["ece_vacuity"] = _ece_vacuity
     if total is not None:
-        found["escalated"] = lambda given, weights: _share(given.score >= total, weights)
+        found["escalated"] = lambda given, weights: mean(given.score >= total, weights)
         if all((given.score < total).any() for given in (before, after)):
             found["accepted_accuracy"] = lambda given, weights: _accuracy(
                 given, weights * (given.score < total)
@@ -162,45 +149,22 @@ def _measures(before: Answers, after: Answers, *, total: float | None) -> dict[s
 def _change(measure: _Measure, before: Answers, after: Answers, drawn: Figures) -> Change:
     once = np.ones((1, len(before.correct)))
     old, new = (float(measure(given, once)[0]) for given in (before, after))
-    low, high = (float(one) for one in np.nanquantile(drawn, _QUANTILES))
+    low, high = interval(drawn)
     return Change(before=old, after=new, change=new - old, low=low, high=high)
 
 
-def _share(which: Flags, weights: Figures) -> Figures:
-    rows = weights.sum(axis=1)  # 0 where a drawing has no row on this side of the gate
-    share: Figures = np.divide(
-        weights @ which, rows, out=np.full(len(rows), np.nan), where=rows > 0
-    )
-    return share
-
-
 def _accuracy(given: Answers, weights: Figures) -> Figures:
-    return _share(given.correct, weights)
+    return mean(given.correct, weights)
 
 
 def _ece(given: Answers, weights: Figures) -> Figures:
-    return _calibration_error(given.confidence, given.correct, weights)
+    return calibration_error(given.confidence, given.correct, weights)
 
 
 def _ece_vacuity(given: Answers, weights: Figures) -> Figures:
     certainty = given.confidence if given.certainty is None else given.certainty
-    return _calibration_error(certainty, given.correct, weights)
-
-
-def _calibration_error(confidence: Figures, correct: Flags, weights: Figures) -> Figures:
-    """Return Σ |B|/n · |accuracy(B) - mean confidence(B)|, as `measures.ece_prob` has it."""
-    index = np.clip(np.ceil(confidence * _BINS).astype(np.int64) - 1, 0, _BINS - 1)
-    gaps = np.zeros((len(correct), _BINS))
-    gaps[np.arange(len(correct)), index] = correct - confidence
-    error: Figures = np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1)
-    return error
+    return calibration_error(certainty, given.correct, weights)
 
 
 def _augrc(given: Answers, weights: Figures) -> Figures:
-    """Return the area under the generalised risk-coverage curve (see `measures.augrc`).
-
-    What is not answered goes to someone who is always right: then all that is wrong is what
-    was answered wrongly.
-    """
-    right = np.ones(len(given.correct), bool)
-    return 1.0 - escalation_area(given.score, given.correct, right, weights=weights)
+    return Covered.by(Ranking.of(given.score), given.correct, weights).augrc()

@@ -89,7 +89,7 @@ def _outputs(model: Model, fed: NDArray[Any]) -> Array:
 
 def _answers(bundle: Bundle, edge: Edge, outputs: Array, data: Dataset) -> Answers:
     calibration = bundle.manifest.calibration
-    score = None if calibration is None else calibration.score
+    score = None if calibration is None else calibration.scoring
     assessor = Assessor.of(edge, classes=len(bundle.labels), score=score)
     assert data.y is not None  # noqa: S101  checked where the data was read
     return answers(outputs, data.y, assessor=assessor)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ...telemetry.energy.figures import NOT_RESOLVABLE, EnergyReport, Joules
+from ...telemetry.gate_state import AuditState, GateState, PromiseIs
 from ...telemetry.ledger import ENDS, FINALS, ROUTES, STAGES, Latency, SourceState, StreamReport
 from ...telemetry.snapshot import Snapshot
 from ..policy import ALEATORIC, EPISTEMIC, NEITHER, SCORE, SURE
@@ -28,6 +29,7 @@ _ROUTES: dict[str, tuple[str, Style]] = {
     "failed": ("!", "bad"),
     "overrun": ("^", "bad"),
 }
+_PROMISES: dict[PromiseIs, Style] = {"kept": "good", "tightened": "warn", "unkept": "bad"}
 _USUAL_ENDS = ("answered", "expired")
 _TROUBLES = ("evicted", "dead", "lost", "not_stored", "queue_full", "undelivered", "unheard")
 _HARMLESS = frozenset(
@@ -221,6 +223,8 @@ def _short(one: StreamReport, name: str, pace: StreamRates, columns: int) -> Ite
         yield from flow(list(_source(one.source)), columns, indent=_INDENT, first="  source")
     yield from flow(list(_legend(one)), columns, indent=_INDENT, first="  routes")
     yield from flow(list(_asked(one, pace)), columns, indent=_INDENT, first="  asked")
+    if one.gate is not None:
+        yield from flow(list(_gate(one.gate)), columns, indent=_INDENT, first="  gate")
     latency = [_latency(which, one.latency_ms.get(which)) for which in ("first", "final")]
     yield from flow(latency, columns, indent=_INDENT, first="  latency")
     yield from flow(list(_energy(one)), columns, indent=_INDENT, first="  energy")
@@ -271,6 +275,44 @@ def _asked(one: StreamReport, pace: StreamRates) -> Iterator[Item]:
     for end in ENDS:
         if end not in _USUAL_ENDS and one.ends.get(end):
             yield _pair(end, numbers.count(one.ends[end]), "bad")
+
+
+def _gate(gate: GateState) -> Iterator[Item]:
+    """Yield where the gate stands, what is known of what it lets pass, and what moves it."""
+    yield (Span(_threshold(gate.total), "bold"), Span(f" {gate.score}", "dim"))
+    if gate.total != gate.calibrated:
+        yield _pair("calibrated", _threshold(gate.calibrated))
+    if gate.promise is not None:
+        yield _pair("promise", gate.promise.state, _PROMISES[gate.promise.state])
+    if gate.audit is not None:
+        yield from _audited(gate.audit)
+    if gate.drift is not None and gate.drift.statistic is not None:
+        style: Style = "bad" if gate.drift.drifting else ""
+        yield _pair(
+            "DRIFT" if gate.drift.drifting else "drift", f"{gate.drift.statistic:.2f}", style
+        )
+    if gate.budget is not None:
+        spent, budget = gate.budget.last_hour, gate.budget.per_hour
+        if gate.budget.unit == "bytes":
+            yield _pair("spent", f"{numbers.si(spent, 'B')} of {numbers.si(budget, 'B')} an hour")
+        else:
+            yield _pair("spent", f"{spent:.0f} of {budget:.6g} an hour")
+
+
+def _threshold(total: float) -> str:
+    return f"{total:.3f}" if total >= 0 else "nothing passes"
+
+
+def _audited(audit: AuditState) -> Iterator[Item]:
+    if audit.error is None:
+        yield _pair("audited", numbers.count(audit.judged))
+        return
+    bounds = f" ({numbers.share(audit.low)} to {numbers.share(audit.high)})"
+    yield (
+        *_pair("wrong", numbers.share(audit.error), "bold"),
+        Span(bounds),
+        Span(f" of {numbers.count(audit.rows)} audited", "dim"),
+    )
 
 
 def _latency(name: str, given: Latency | None) -> Item:

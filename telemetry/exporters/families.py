@@ -56,6 +56,59 @@ SOURCE_LOST = Family(
     "How often a live source went away, or could not be opened.",
     _STREAM,
 )
+GATE = Family(
+    "hedge_gate_threshold",
+    "gauge",
+    "The score from which samples are escalated.",
+    (*_STREAM, "score"),
+)
+GATE_CALIBRATED = Family(
+    "hedge_gate_calibrated_threshold",
+    "gauge",
+    "The same, as calibration has it.",
+    (*_STREAM, "score"),
+)
+BUDGET = Family(
+    "hedge_gate_budget_per_hour", "gauge", "What may be escalated in an hour.", (*_STREAM, "unit")
+)
+SPENT = Family(
+    "hedge_gate_spent_per_hour", "gauge", "What was escalated in the last hour.", (*_STREAM, "unit")
+)
+STRAYED = Family(
+    "hedge_gate_strayed_ratio",
+    "gauge",
+    "How far the worst hour was off its budget, as a share of it.",
+    (*_STREAM, "unit"),
+)
+PROMISE = Family(
+    "hedge_promise_state", "gauge", "Whether the bundle's promise holds.", (*_STREAM, "state")
+)
+PROMISED = Family(
+    "hedge_promise_error_ratio", "gauge", "How much of what is accepted may be wrong.", _STREAM
+)
+MOVES = Family(
+    "hedge_promise_moves_total",
+    "counter",
+    "How often the gate was moved for it.",
+    (*_STREAM, "way"),
+)
+DRAWN = Family("hedge_audit_drawn_total", "counter", "Samples drawn for the audit.", _STREAM)
+AUDITED = Family(
+    "hedge_audit_asked_total", "counter", "Accepted ones of them that were asked about.", _STREAM
+)
+JUDGED = Family(
+    "hedge_audit_judged_total", "counter", "Drawn samples that have an answer.", _STREAM
+)
+ERROR = Family(
+    "hedge_audit_error_ratio", "gauge", "Share of the accepted answers that are wrong.", _STREAM
+)
+ERROR_LOW = Family("hedge_audit_error_low_ratio", "gauge", "It is not less than this.", _STREAM)
+ERROR_HIGH = Family("hedge_audit_error_high_ratio", "gauge", "It is not more than this.", _STREAM)
+DRIFT = Family(
+    "hedge_drift_index", "gauge", "How far the scores are from those of calibration.", _STREAM
+)
+DRIFTING = Family("hedge_drifting", "gauge", "Whether that is too far.", _STREAM)
+DRIFTS = Family("hedge_drifts_total", "counter", "How often it became too far.", _STREAM)
 EVENTS = Family("hedge_events_total", "counter", "What the loop has counted.", ("event",))
 
 CONNECTED = Family("hedge_connected", "gauge", "Whether the broker has accepted us.")
@@ -203,7 +256,9 @@ DROPS: Mapping[str, tuple[str, str]] = {
 FAMILIES: tuple[Family, ...] = (
     *(BUILD, SESSION, UPTIME, AT, RESIDENT, CPU),
     *(SAMPLES, ENDS, RESUMED, WAITING, REASONS, STAGE, FIRST, FINAL),
-    *(SOURCE_OPEN, SOURCE_OPENED, SOURCE_LOST, EVENTS),
+    *(SOURCE_OPEN, SOURCE_OPENED, SOURCE_LOST),
+    *(GATE, GATE_CALIBRATED, BUDGET, SPENT, STRAYED, PROMISE, PROMISED, MOVES),
+    *(DRAWN, AUDITED, JUDGED, ERROR, ERROR_LOW, ERROR_HIGH, DRIFT, DRIFTING, DRIFTS, EVENTS),
     *(CONNECTED, DROPPED, *UPLINK.values(), LEFT_BYTES, LEFT_MESSAGES),
     *(ENERGY_INFO, POWER, IDLE_POWER, ENERGY, RAIL_ENERGY, NET_ENERGY, OTHER_ENERGY),
     *(STAGE_ENERGY, ROUTE_ENERGY, ROUTE_BUSY),

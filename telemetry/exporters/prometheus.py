@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 from ..energy.figures import NOT_RESOLVABLE, EnergyReport, Joules, StreamEnergy
+from ..gate_state import AuditState, GateState, PromiseIs
 from ..ledger import BOUNDS_MS, STAGES, Latency, StreamReport
 from ..snapshot import BoardState, Snapshot
 from . import families as of
@@ -60,12 +62,49 @@ def _stream(page: Exposition, report: StreamReport) -> None:
         _latency(page, of.FIRST, latency, **who, route=route)
     for whose, latency in report.final_ms.items():
         _latency(page, of.FINAL, latency, **who, whose=whose)
+    _parts(page, report, who)
+
+
+def _parts(page: Exposition, report: StreamReport, who: dict[str, str | None]) -> None:
     if report.energy is not None:
         _stream_energy(page, report.energy, who)
     if report.source is not None:
         page.add(of.SOURCE_OPEN, report.source.state == "open", **who)
         page.add(of.SOURCE_OPENED, report.source.opened, **who)
         page.add(of.SOURCE_LOST, report.source.lost, **who)
+    if report.gate is not None:
+        _gate(page, report.gate, who)
+
+
+def _gate(page: Exposition, gate: GateState, who: dict[str, str | None]) -> None:
+    page.add(of.GATE, gate.total, **who, score=gate.score)
+    page.add(of.GATE_CALIBRATED, gate.calibrated, **who, score=gate.score)
+    if gate.budget is not None:
+        unit = gate.budget.unit
+        page.add(of.BUDGET, gate.budget.per_hour, **who, unit=unit)
+        page.add(of.SPENT, gate.budget.last_hour, **who, unit=unit)
+        page.add(of.STRAYED, gate.budget.strayed, **who, unit=unit)
+    if gate.promise is not None:
+        for state in get_args(PromiseIs):
+            page.add(of.PROMISE, state == gate.promise.state, **who, state=state)
+        page.add(of.PROMISED, round(1 - gate.promise.accuracy, 9), **who)
+        page.add(of.MOVES, gate.promise.tightened, **who, way="tightened")
+        page.add(of.MOVES, gate.promise.relaxed, **who, way="relaxed")
+    if gate.audit is not None:
+        _audit(page, gate.audit, who)
+    if gate.drift is not None:
+        page.add(of.DRIFT, gate.drift.statistic, **who)
+        page.add(of.DRIFTING, gate.drift.drifting, **who)
+        page.add(of.DRIFTS, gate.drift.events, **who)
+
+
+def _audit(page: Exposition, audit: AuditState, who: dict[str, str | None]) -> None:
+    page.add(of.DRAWN, audit.drawn, **who)
+    page.add(of.AUDITED, audit.asked, **who)
+    page.add(of.JUDGED, audit.judged, **who)
+    page.add(of.ERROR, audit.error, **who)
+    page.add(of.ERROR_LOW, audit.low, **who)
+    page.add(of.ERROR_HIGH, audit.high, **who)
 
 
 def _latency(page: Exposition, family: Family, latency: Latency, **labels: str | None) -> None:

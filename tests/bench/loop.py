@@ -34,6 +34,8 @@ from hedge.models.prepare import preparer
 from hedge.runtime.backends import open_model
 from hedge.runtime.backends.null import NullModel
 from hedge.runtime.filters.skip import SkipFilter
+from hedge.runtime.gate.gate import Gate
+from hedge.runtime.gate.options import AuditOptions, GateOptions
 from hedge.runtime.lane import Lane
 from hedge.runtime.loop import Loop
 from hedge.runtime.notify import Notifier
@@ -57,6 +59,7 @@ _CALIBRATION = Calibration(
     total=0.5,
     epistemic=0.5,
     aleatoric=0.5,
+    reference=tuple(number / 20 for number in range(1, 20)),
     method="bench",
     rows=1,
     data_sha256="0" * 64,
@@ -104,8 +107,8 @@ def convnet(channels: int, *, rng: np.random.Generator) -> bytes:
     return data
 
 
-def lane(x: np.ndarray[Any, Any], model: Model, *, filtered: bool) -> Lane:
-    """Return a lane over ``x`` with this model, with or without a null filter."""
+def lane(x: np.ndarray[Any, Any], model: Model, *, filtered: bool, gated: bool = True) -> Lane:
+    """Return a lane over ``x`` with this model, with or without a null filter and a gate."""
     spec = Input(kind="tensor", shape=(WIDTH,), dtype="float32")
     keep = NullModel(np.ones((1, 1), np.float32), shape=(WIDTH,))
     return Lane(
@@ -120,7 +123,13 @@ def lane(x: np.ndarray[Any, Any], model: Model, *, filtered: bool) -> Lane:
         ledger=Ledger("bench"),
         clock=boottime_ns,
         answer_within_ns=10**9,
+        gate=gate() if gated else None,
     )
+
+
+def gate() -> Gate:
+    """Return the gate that a device has: it audits its share, and watches for drift."""
+    return Gate(_CALIBRATION, stream="bench", options=GateOptions(), audit=AuditOptions())
 
 
 @contextlib.contextmanager
@@ -265,6 +274,40 @@ def ledger_cost(outputs: np.ndarray[Any, Any]) -> dict[str, Any]:
     }
 
 
+def gate_cost(outputs: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Return the microseconds a sample that the gate takes: its note alone, and in the loop.
+
+    Every 512th sample it looks for drift, which ``note_us`` has its share of. Beside that, the
+    loop with a gate and without one, in turn, CHUNK samples each.
+    """
+    rng = np.random.default_rng(SEED)
+    x = rng.normal(size=(CHUNK, WIDTH)).astype(np.float32)
+    model = NullModel(outputs, shape=(WIDTH,))
+    scores = rng.random(SAMPLES).tolist()
+    one, notes = gate(), []
+    for _ in range(PAIRS // 5):
+        begun = time.perf_counter()
+        for score in scores:
+            one.note(score)
+        notes.append((time.perf_counter() - begun) / SAMPLES * 1e6)
+    pairs = np.array(
+        [
+            [
+                _seconds(loop(lane(x, model, filtered=True, gated=gated)).run)
+                for gated in (True, False)
+            ]
+            for _ in range(PAIRS)
+        ]
+    )[5:]
+    return {
+        "note_us": _spread(np.array(notes)),
+        "loop_with_us": round(float(np.median(pairs[:, 0])) / CHUNK * 1e6, 2),
+        "loop_without_us": round(float(np.median(pairs[:, 1])) / CHUNK * 1e6, 2),
+        "ratio": _spread(pairs[:, 0] / pairs[:, 1]),
+        "pairs": len(pairs),
+    }
+
+
 def _spread(ratios: np.ndarray[Any, Any]) -> dict[str, float]:
     cuts = np.percentile(ratios, [10, 50, 90]).round(3).tolist()
     return dict(zip(("p10", "p50", "p90"), cuts, strict=True))
@@ -318,6 +361,7 @@ def main() -> None:
             "escalated, filter": _quantiles(per_sample(unsure, folder, filtered=True)),
         }
         found["ledger"] = ledger_cost(sure)
+        found["gate"] = gate_cost(sure)
         for channels in CHANNELS:
             found[f"loop_against_bare_run_{channels}_channels"] = ratio_to_bare(channels, folder)
     for title, code in {

@@ -30,6 +30,7 @@ bundle = "digits"
 answer_within_ms = {within_ms}
 window = 65536
 source = {{ kind = "replay", path = "rows.npz", rate_hz = {rate_hz} }}
+audit = {{ share = 0 }}
 
 [uplink]
 broker = "{broker}"

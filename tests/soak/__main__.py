@@ -169,6 +169,7 @@ every_s = 1
 name = "cam"
 bundle = "{model}"
 source = {{ kind = "replay", path = "{data}", rate_hz = {rate} }}
+audit = {{ share = 0 }}
 """
 
 

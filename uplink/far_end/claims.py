@@ -21,11 +21,12 @@ _UNACKNOWLEDGED = 8
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """One claimed request: its notice, and the messages that brought it."""
+    """One claimed request of a ``stream``: its notice, and the messages that brought it."""
 
     notice: wire.Notice
     tokens: list[Token]
     until_ns: int
+    stream: str
 
 
 class Claims:
@@ -48,7 +49,13 @@ class Claims:
         return self._gatherer.counters()
 
     def claim(
-        self, device: Device, notice: wire.Notice, tokens: list[Token], *, now_ns: int
+        self,
+        device: Device,
+        notice: wire.Notice,
+        tokens: list[Token],
+        *,
+        stream: str = "",
+        now_ns: int,
     ) -> bool:
         """Make room for a request; False: there is none. It takes ``tokens`` if it keeps them."""
         if not self._gatherer.expect(device, notice, now_ns=now_ns):
@@ -56,7 +63,7 @@ class Claims:
         key = (device, notice.id)
         known = self._claims.pop(key, None)
         before = [] if known is None else known.tokens
-        self._claims[key] = Claim(notice, before, now_ns + self._patience_ns)
+        self._claims[key] = Claim(notice, before, now_ns + self._patience_ns, stream)
         if sum(len(one.tokens) for one in self._claims.values()) < _UNACKNOWLEDGED:
             before += tokens
             tokens.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from msgspec import Struct
@@ -14,6 +14,7 @@ from ...models.errors import WireError
 from ...models.records import Probs
 from .. import wire
 from ..asks import Contract
+from ..topics import Device
 
 Respond = Callable[[NDArray[Any]], tuple[Probs, Probs | None]]
 """A batch (B, *shape) to probabilities (B, K) and, with evidence, alpha (B, K).
@@ -22,17 +23,40 @@ It may raise `ModelAwayError`: the batch is kept, and asked again when ``check``
 """
 
 
+class Answered(NamedTuple):
+    """An ask of one device's ``stream``, its sample, and the answer: float32 (K,), read-only."""
+
+    device: Device
+    stream: str
+    request: wire.Request
+    sample: NDArray[Any]
+    probs: Probs
+    alpha: Probs | None
+
+
+class Keep(Protocol):
+    """Takes what was answered, once the answers are under way."""
+
+    def __call__(self, answered: Sequence[Answered]) -> None:
+        """Take a batch; neither waits nor raises."""
+
+    def counters(self) -> dict[str, int]:
+        """Return everything counted since the start, by name; for any thread."""
+
+
 class Responder(Struct, frozen=True, kw_only=True):
     """One model: what it answers to, the graph input that a body feeds, and the call.
 
     ``check``, of a model that can be absent, returns if it is there, else it raises
     `ModelAwayError`. Any other error of it ends the worker: what is there is the wrong model.
+    ``keep`` gets what was answered.
     """
 
     contract: Contract
     respond: Respond
     entry: str = "input"
     check: Callable[[], None] | None = None
+    keep: Keep | None = None
 
 
 def refusal(responder: Responder | None, request: wire.Request) -> str | None:

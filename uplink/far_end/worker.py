@@ -19,6 +19,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -44,7 +45,7 @@ from ..tally import Tally
 from .attendance import Attendance
 from .claims import Claim, Claims
 from .probe import Probe, Verdict
-from .responder import Responder, refusal, replies, reply
+from .responder import Answered, Responder, refusal, replies, reply
 from .traces import NoTraces, Traces
 from .worker_figures import Figures, ModelMeter
 from .worker_memory import Answers, Hand, Job
@@ -134,7 +135,11 @@ class Worker:
 
     def counters(self) -> dict[str, int]:
         """Copy the counters; bytes are those of topics and payloads."""
-        return self._tally.copy() | self._claims.counters() | self._traces.counters()
+        pairs = Counter[str]()
+        for responder in self._responders.values():
+            if responder.keep is not None:
+                pairs.update({f"pairs_{k}": n for k, n in responder.keep.counters().items()})
+        return self._tally.copy() | self._claims.counters() | self._traces.counters() | pairs
 
     def figures(self) -> Figures:
         """Return the state as of the last turn, a second ago at most; for any thread."""
@@ -324,7 +329,7 @@ class Worker:
             (topics.parse_part, self._take_part),
         ):
             try:
-                device, _ = parse(event.topic)
+                device, name = parse(event.topic)
             except WireError:
                 continue
             if event.retained:  # it is for now; a broker that keeps one would serve it for ever
@@ -334,24 +339,27 @@ class Worker:
                 self._tally.drop("oversized", f"{len(event.payload)} bytes")
                 return False
             try:
-                return take(device, event)
+                return take(device, name, event)
             except WireError as error:
                 self._tally.drop("malformed", error)
                 return False
         self._tally.add("stray")
         return False
 
-    def _take_ask(self, device: topics.Device, event: Received) -> bool:
+    def _take_ask(self, device: topics.Device, stream: str, event: Received) -> bool:
         request = wire.decode_request(event.payload)
         if self._mode == "plain" and not self._is_ours(device, request.id):
             self._tally.add("not_ours")
             return False
-        return self._take(device, request, [] if event.token is None else [event.token])
+        tokens = [] if event.token is None else [event.token]
+        return self._take(device, stream, request, tokens)
 
-    def _take(self, device: topics.Device, request: wire.Request, tokens: list[Token]) -> bool:
+    def _take(
+        self, device: topics.Device, stream: str, request: wire.Request, tokens: list[Token]
+    ) -> bool:
         """Take an ask in hand, or end it; False where nothing is owed for its messages."""
         self._tally.add("asks")
-        job = Job(device, request, self._clock(), tokens)
+        job = Job(device, request, self._clock(), tokens, stream)
         payload = self._given.get(job.key)
         if payload is not None:
             self._tally.add("repeated")
@@ -366,7 +374,7 @@ class Worker:
             return False
         return True
 
-    def _take_notice(self, device: topics.Device, event: Received) -> bool:
+    def _take_notice(self, device: topics.Device, stream: str, event: Received) -> bool:
         """Claim a request that goes in parts.
 
         Also one that was answered before: a notice does not show that it is about the same
@@ -381,14 +389,14 @@ class Worker:
         elif notice.contract not in self._responders:
             why = f"no model of contract {notice.contract} is served here"
             return self._refuse_notice(device, notice, tokens, why)
-        elif self._claims.claim(device, notice, tokens, now_ns=self._clock()):
+        elif self._claims.claim(device, notice, tokens, stream=stream, now_ns=self._clock()):
             self._tally.add("claims")
             claim = wire.encode(reply(notice, "claim", detail=self._name))
             self._send(device, notice.id, claim, tokens)  # those that cannot wait for the answer
             return True
         return False
 
-    def _take_part(self, device: topics.Device, event: Received) -> bool:
+    def _take_part(self, device: topics.Device, _worker: str, event: Received) -> bool:
         """Add a part; it is acknowledged at once, since the notice of the whole is not."""
         part = wire.decode_part(event.payload)
         found = self._claims.take(device, part, now_ns=self._clock())
@@ -405,7 +413,7 @@ class Worker:
             self._tally.drop("malformed", error)
             why = f"its parts make no request: {error}"
             return self._refuse_notice(device, notice, claim.tokens, why)
-        return self._take(device, request, claim.tokens)
+        return self._take(device, claim.stream, request, claim.tokens)
 
     def _is_ours(self, device: topics.Device, ask_id: str) -> bool:
         index, count = self._shard
@@ -458,6 +466,9 @@ class Worker:
             self._tally.add("answered")
             self._publish(job, payload)
         self._traces.answered(jobs, begun_ns=begun_ns, ended_ns=ended_ns)
+        keep = self._responders[contract].keep
+        if keep is not None:
+            keep([_answered(job, body, one) for (job, body), one in zip(live, made, strict=True)])
 
     def _opened(self, job: Job) -> list[NDArray[Any]]:
         """Return an ask's tensor; none where its time has run out or it cannot be read."""
@@ -546,6 +557,17 @@ class Worker:
             counters=self.counters(),
             models=[m.figures(away=away.get(one)) for one, m in self._meters.items()],
         )
+
+
+def _answered(job: Job, sample: NDArray[Any], made: wire.Reply) -> Answered:
+    return Answered(
+        device=job.device,
+        stream=job.stream,
+        request=job.request,
+        sample=sample,
+        probs=np.frombuffer(made.probs, "<f4"),
+        alpha=None if made.alpha is None else np.frombuffer(made.alpha, "<f4"),
+    )
 
 
 def _announced(payload: bytes, notice: wire.Notice) -> wire.Request:

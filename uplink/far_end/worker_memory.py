@@ -16,7 +16,7 @@ Key = tuple[str, str, str, str, bytes]
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One ask in hand, with all the messages that brought it.
+    """One ask in hand, of a device's ``stream``, with all the messages that brought it.
 
     ``tries`` counts the model's absences it has lived through.
     """
@@ -25,6 +25,7 @@ class Job:
     request: wire.Request
     came_ns: int
     tokens: list[Token] = field(default_factory=list)
+    stream: str = ""
     tries: int = 0
     key: Key = field(init=False)
 

@@ -12,6 +12,9 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Generic, Literal, Protocol, TypeVar
 
 Evict = Literal["surest", "oldest"]
+NEEDLESS = -1.0
+"""The doubt of what is asked though the edge is sure: less than any, so it gives way to all."""
+
 _Entry = TypeVar("_Entry", tuple[int, str], tuple[float, int, str])
 _SUSPECT = 4  # strikes after which a lost connection may be this ask's doing
 
@@ -19,8 +22,8 @@ _SUSPECT = 4  # strikes after which a lost connection may be this ask's doing
 class Shelved(Protocol):
     """What an outbox keeps of an ask.
 
-    ``score`` is the edge's doubt, ``deadline_ns`` (CLOCK_BOOTTIME; None: never) when the
-    ask has no use any more.
+    ``score`` is the edge's doubt, or `NEEDLESS`; ``deadline_ns`` (CLOCK_BOOTTIME; None: never)
+    when the ask has no use any more.
     """
 
     @property
@@ -43,9 +46,10 @@ class Shelf(Generic[T]):
     """The asks that wait or are in flight, within ``max_count`` and ``max_bytes``.
 
     Those whose user still waits are sent before all others, the backlog. Beyond a cap those
-    of which the edge is surest have to go, or the oldest. An ask gets a strike when its lease
-    lapses while others are answered, or when the connection is lost before the broker has
-    it; that the far end is away is no strike. After ``max_strikes`` it is worn out.
+    of which the edge is surest have to go, or the oldest; `NEEDLESS` ones before all. An ask
+    gets a strike when its lease lapses while others are answered, or when the connection is lost
+    before the broker has it; that the far end is away is no strike. After ``max_strikes`` it is
+    worn out.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Shelf(Generic[T]):
         self._pending: dict[str, None] = {}  # in the order of sending
         self._backlog: dict[str, None] = {}  # nobody waits for these, or no more
         self._unawaited: set[str] = set()  # ids of the backlog, in flight or not
+        self._needless: dict[str, None] = {}
         self._leases: dict[str, tuple[int, int]] = {}  # until when; what was heard before
         self._strikes: dict[str, int] = {}
         self._heard = 0
@@ -92,6 +97,8 @@ class Shelf(Generic[T]):
         self._items[ask_id] = item
         if not awaited:
             self._unawaited.add(ask_id)
+        if item.score == NEEDLESS:
+            self._needless[ask_id] = None
         self._line(ask_id)[ask_id] = None
         self._bytes += item.size_bytes
         if sends:
@@ -108,6 +115,7 @@ class Shelf(Generic[T]):
         self._bytes -= item.size_bytes
         self._line(ask_id).pop(ask_id, None)
         self._unawaited.discard(ask_id)
+        self._needless.pop(ask_id, None)
         for known in (self._leases, self._sends, self._strikes, self._doomed):
             known.pop(ask_id, None)
         most = 2 * len(self._items) + 64
@@ -124,7 +132,7 @@ class Shelf(Generic[T]):
         """
         found: list[str] = []
         count, size = len(self._items), self._bytes
-        candidates = self._by_value() if self._evict == "surest" else iter(self._items)
+        candidates = self._by_value() if self._evict == "surest" else self._by_age()
         while count > self._max_count or size > self._max_bytes:
             found.append(next(candidates))
             count -= 1
@@ -137,6 +145,10 @@ class Shelf(Generic[T]):
             entry = self._doomed.pop(ask_id, None)
             if entry is not None and self._values is not None:
                 heapq.heappush(self._values, entry)
+
+    def _by_age(self) -> Iterator[str]:
+        yield from self._needless
+        yield from (one for one in self._items if one not in self._needless)
 
     def _by_value(self) -> Iterator[str]:
         """Yield all from the least doubtful on; what is yielded is `_doomed`."""

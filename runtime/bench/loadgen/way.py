@@ -223,7 +223,7 @@ def _lane(
         filters=opened.filters,
         model=opened.model,
         prepare=opened.contender.prepare,
-        assessor=Assessor.of(opened.edge, classes=len(bundle.labels), score=calibration.score),
+        assessor=Assessor.of(opened.edge, classes=len(bundle.labels), score=calibration.scoring),
         policy=Policy.of(calibration),
         ledger=Ledger(STREAM),
         clock=boottime_ns,

@@ -9,31 +9,20 @@ from ...report import write_output
 from ..measure import named
 from ..record import BenchReport
 from .course_picture import course_picture
+from .document import document
 from .energy_picture import energy_picture
 from .frontier_picture import frontier_picture
 from .latency_picture import latency_picture
-from .style import style
 from .svg import element, text_of
 from .tables import conditions_table, replayed, scenarios_table, variants_table
 
 _MOST = 1000
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def page(found: BenchReport) -> str:
     """Return the report as one HTML file; whatever comes from data is escaped."""
-    title = text_of(f"{found.bundle} {found.version} on {found.board}", most=_MOST)
-    head = (
-        '<meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}: hedge bench</title><style>{style()}</style>"
-    )
-    body = "\n".join(_body(found))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n'
-        f"<body><main>\n{body}\n</main></body></html>\n"
-    )
+    title = f"{found.bundle} {found.version} on {found.board}: hedge bench"
+    return document(title, _body(found))
 
 
 def write_page(path: Path | None, found: BenchReport) -> None:

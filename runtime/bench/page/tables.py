@@ -28,7 +28,7 @@ def variants_table(found: BenchReport) -> str:
     floor = found.floor
     latencies = (_time(floor.median_ms), _time(floor.p90_ms), _time(floor.p99_ms))
     rows.append(["null backend, the floor", *latencies, "", "", "", "", ""])
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def scenarios_table(scenarios: Sequence[ScenarioResult]) -> str:
@@ -55,7 +55,7 @@ def scenarios_table(scenarios: Sequence[ScenarioResult]) -> str:
                 f"{one.seconds:.4g}",
             ]
         )
-    return _table(heads, rows, left=(1, 2, 3, 4))
+    return table(heads, rows, left=(1, 2, 3, 4))
 
 
 def conditions_table(before: Conditions, after: Conditions) -> str:
@@ -65,7 +65,7 @@ def conditions_table(before: Conditions, after: Conditions) -> str:
         known = dict(_conditions(one))
         for row, (what, _) in zip(rows, _conditions(before), strict=True):
             row.append(text_of(known.get(what, _UNKNOWN), most=_MOST_WHY))
-    return _table(("", "before", "after"), rows)
+    return table(("", "before", "after"), rows)
 
 
 def _conditions(one: Conditions) -> list[tuple[str, str]]:
@@ -124,7 +124,7 @@ def _share(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{value:.2%}"
 
 
-def _table(
+def table(
     heads: Iterable[str], rows: Iterable[Sequence[str]], *, left: tuple[int, ...] = ()
 ) -> str:
     """Return a table of cells that are HTML already."""

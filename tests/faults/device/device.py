@@ -19,6 +19,7 @@ from hedge.runtime.config import (
     UplinkConfig,
 )
 from hedge.runtime.daemon import serve
+from hedge.runtime.gate.options import AuditOptions
 from hedge.runtime.sinks.options import JsonLinesSink
 from hedge.runtime.sources.options import ReplaySource
 from hedge.uplink.link.mqtt import MqttLink
@@ -58,6 +59,7 @@ def config(
                 source=ReplaySource(path=str(data), rate_hz=rate_hz),
                 answer_within_ms=answer_within_ms,
                 window=window,
+                audit=AuditOptions(share=0),
             ),
         ),
         uplink=UplinkConfig(

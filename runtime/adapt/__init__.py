@@ -1,0 +1,1 @@
+"""Adaptation: pairs that workers keep, and an edge model that learns from them."""

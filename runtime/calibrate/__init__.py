@@ -1,0 +1,1 @@
+"""A bundle calibrated anew, from rows that its training has not seen."""

@@ -1,0 +1,167 @@
+"""A new version of a bundle, with its gate found anew on rows that training has not seen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace as replaced
+
+from ...models.bundle import Bundle, load_bundle, write_bundle
+from ...models.calibration import Aim, TargetAccuracy, calibrate
+from ...models.dataset import Dataset, digest, load_dataset
+from ...models.errors import DataError, HedgeError
+from ...models.manifest import Calibration, Edge
+from ...models.measures import Labels, accuracy, hits
+from ...models.next_version import next_version
+from ...models.opinion import Assessor
+from ...models.unseen import seen_rows, with_seen
+from ..both_models import BothOutputs, edge_variant, outputs_of
+from .report import CalibrateReport
+
+
+class CalibrateOrder(Struct, frozen=True, kw_only=True):
+    """What to aim at, for which edge ``variant`` (None: the first)."""
+
+    aim: Aim
+    variant: str | None = None
+    seed: int = 0
+
+
+class _Run(NamedTuple):
+    """The rows that pass the filters, their classes, and what the models give for them."""
+
+    data: Dataset
+    y: Labels
+    outputs: BothOutputs
+    edge: Edge
+
+
+def calibrate_bundle(
+    bundle: Bundle, data_path: Path, order: CalibrateOrder, *, out: Path, replace: bool = False
+) -> CalibrateReport:
+    """Run the models on all rows, find the gate, and write ``out`` under a new version.
+
+    The rows count as seen from then on: nothing is measured on them by mistake.
+
+    Raises:
+        ConfigError: an aim that no gate can have, or no such variant.
+        DataError: the rows do not fit, training saw some, a class is missing, there are no
+            groups where the promise is for them, or too few rows for what is promised.
+        ModelError: a model fails, or its output is not what the manifest says.
+        BundleError: the bundle has no edge model, or ``out`` cannot be written.
+        MissingExtraError: a library is not installed.
+    """
+    where = str(data_path)
+    edge = edge_variant(bundle, order.variant)
+    data = load_dataset(data_path).fitted(bundle.input, labels=bundle.labels, where=where)
+    y = _classes(data, bundle.labels, where=where)
+    if isinstance(order.aim, TargetAccuracy) and order.aim.by == "group" and data.group is None:
+        raise DataError("no array group", where=where, hint="a promise by group needs one")
+    outputs = outputs_of(bundle, data, variant=edge.name)
+    passes = outputs.passes
+    if not passes.any():
+        raise DataError("no row passes the bundle's filters", where=where)
+    passed = data.rows(passes)
+    cloud = None if outputs.cloud is None else outputs.cloud[passes]
+    run = _Run(passed, y[passes], BothOutputs(outputs.edge[passes], cloud, passes[passes]), edge)
+    _check_unseen(bundle, data, passed, where=where)
+    found = _calibrated(bundle, run, order)
+    manifest = replaced(
+        bundle.manifest, calibration=found, version=_new_version(bundle.manifest.version, out)
+    )
+    files = {name: bundle.read(name) for name in manifest.files}
+    manifest, files = with_seen(manifest, files, data)
+    written = write_bundle(out, manifest, files, replace=replace)
+    return _report(written, run, found, order, rows=len(data.x), out=out)
+
+
+def _classes(data: Dataset, labels: tuple[str, ...], *, where: str) -> Labels:
+    """Return the classes of all rows, each of which occurs."""
+    if data.y is None:
+        raise DataError("no array y", where=where, hint="calibration needs the classes")
+    there = np.unique(data.y)
+    if len(there) == 1:
+        raise DataError(
+            f"all {len(data.y)} rows are {labels[there[0]]!r}",
+            where=where,
+            hint="give rows of every class",
+        )
+    missing = [label for place, label in enumerate(labels) if place not in there]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        names = ", ".join(repr(label) for label in missing[:3])
+        raise DataError(
+            f"no row is {names}{more}",
+            where=where,
+            hint="what never occurs here cannot be calibrated: give rows of every class",
+        )
+    return data.y
+
+
+def _check_unseen(bundle: Bundle, data: Dataset, passed: Dataset, *, where: str) -> None:
+    """Refuse rows that were seen, unless as those of the calibration that this one replaces."""
+    before = bundle.manifest.calibration
+    if before is not None and before.data_sha256 == digest(passed):
+        return
+    seen = int(seen_rows(bundle, data).sum())
+    if seen:
+        raise DataError(
+            f"training or an earlier calibration saw {seen} of the {len(data.x)} rows",
+            where=where,
+            hint="give rows that are new, or exactly those that calibrated it before",
+        )
+
+
+def _calibrated(bundle: Bundle, run: _Run, order: CalibrateOrder) -> Calibration:
+    found = calibrate(
+        run.outputs.edge,
+        run.outputs.cloud,
+        run.y,
+        edge=run.edge,
+        cloud=bundle.manifest.cloud,
+        aim=order.aim,
+        group=run.data.group,
+        seed=order.seed,
+        data_sha256=digest(run.data),
+    )
+    before = bundle.manifest.calibration
+    return found if before is None else replaced(found, neither=before.neither)
+
+
+def _new_version(version: str, out: Path) -> str:
+    """Return the next version, which what lies at ``out`` does not have either."""
+    taken = {version}
+    if os.path.lexists(out):
+        with contextlib.suppress(HedgeError):  # damaged, or something else: writing it decides
+            taken.add(load_bundle(out).manifest.version)
+    while version in taken:
+        version = next_version(version)
+    return version
+
+
+def _report(
+    written: Bundle, run: _Run, found: Calibration, order: CalibrateOrder, *, rows: int, out: Path
+) -> CalibrateReport:
+    assessor = Assessor.of(run.edge, classes=len(written.labels), score=found.scoring)
+    opinions = assessor.assess_batch(run.outputs.edge)
+    right, accepted = hits(opinions.probs, run.y), opinions.score < found.total
+    cloud = run.outputs.cloud
+    return CalibrateReport(
+        bundle=str(out),
+        version=written.manifest.version,
+        digest=written.digest,
+        variant=run.edge.name,
+        seed=order.seed,
+        rows=rows,
+        passed=len(run.y),
+        edge_accuracy=accuracy(right),
+        cloud_accuracy=None if cloud is None else accuracy(hits(cloud, run.y)),
+        escalated_share=float(1.0 - accepted.mean()),
+        accepted_accuracy=accuracy(right[accepted]) if accepted.any() else None,
+        calibration=found,
+    )

@@ -1,0 +1,1 @@
+"""Evidence for a classifier that has none: `hedge evidence fit`."""

@@ -1,0 +1,58 @@
+"""Which rows teach evidence, and on which others it is measured."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...models.dataset import Dataset, row_digests
+from ...models.errors import DataError
+
+LEAST_HELD = 50
+
+Rows = NDArray[np.intp]
+
+
+class Division(NamedTuple):
+    """Row numbers, ascending: (t,) that teach, (h,) held out, with nothing in common.
+
+    ``unit`` (n,) numbers what was kept together, which ``by`` names.
+    """
+
+    taught: Rows
+    held: Rows
+    unit: Rows
+    by: Literal["group", "row"]
+
+
+def divide(data: Dataset, *, share: float, seed: int) -> Division:
+    """Divide the rows of ``data``: about the ``share`` of them teach, drawn by ``seed``.
+
+    Groups stay together where the data has two or more, else rows that are equal.
+
+    Raises:
+        DataError: too few are held out.
+    """
+    unit, by = _units(data)
+    size: NDArray[Any] = np.bincount(unit)
+    order = np.random.default_rng(seed).permutation(len(size))
+    before = np.cumsum(size[order]) - size[order] / 2  # where the middle of each unit lies
+    teaches = np.zeros(len(size), bool)
+    teaches[order[before <= share * len(unit)]] = True
+    taught, held = np.flatnonzero(teaches[unit]), np.flatnonzero(~teaches[unit])
+    if len(held) < LEAST_HELD:
+        raise DataError(
+            f"{len(held)} rows are held out to measure on, at least {LEAST_HELD} are needed",
+            hint="give more rows, or let fewer teach: --share",
+        )
+    return Division(taught, held, unit, by)
+
+
+def _units(data: Dataset) -> tuple[Rows, Literal["group", "row"]]:
+    if data.group is not None:
+        values, unit = np.unique(data.group, return_inverse=True)
+        if len(values) > 1:
+            return unit, "group"
+    return np.unique(row_digests(data.x), return_inverse=True)[1], "row"
