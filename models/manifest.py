@@ -320,8 +320,8 @@ class Promise(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much may be escalated: messages or bytes in any hour; a device holds to it online."""
 
-    messages_per_hour: Annotated[float, Meta(gt=0)] | None = None
-    bytes_per_hour: Annotated[float, Meta(gt=0)] | None = None
+    messages_per_hour: Annotated[float, Meta(gt=0, le=1e12)] | None = None
+    bytes_per_hour: Annotated[float, Meta(gt=0, le=1e12)] | None = None
 
 
 class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

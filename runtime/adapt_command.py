@@ -18,6 +18,7 @@ from .adapt.adaptation import Order, adapt_bundle
 from .adapt.pair_store import Line, PairStore, stores_in
 from .adapt.pairs import About, Pair, State
 from .adapt.rules import Rule, chosen, matches
+from .bench.report_file import check_apart
 from .report import check_place, write_json
 from .shipped import bundle_path
 
@@ -163,6 +164,7 @@ def _add_run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def _run_ls(options: argparse.Namespace) -> int:
     check_place(options.json)
+    check_apart((options.json,), inputs=(options.place,))
     with _opened(options.place) as stores:
         folders = tuple(
             Folder(file=str(one.path), about=one.about, pairs=tuple(one.lines())) for one in stores
@@ -183,6 +185,7 @@ def _run_ls(options: argparse.Namespace) -> int:
 def _run_show(options: argparse.Namespace) -> int:
     check_place(options.json)
     check_place(options.npz)
+    check_apart((options.json, options.npz), inputs=(options.place,))
     with _opened(options.place) as stores:
         found = {one: _matching(one, options)[: options.limit] for one in stores}
         if options.npz is not None:
@@ -218,6 +221,7 @@ class _AllShown(Struct, frozen=True, kw_only=True):
 
 def _run_release(options: argparse.Namespace) -> int:
     check_place(options.json)
+    check_apart((options.json,), inputs=(options.place,))
     rule = Rule(
         devices=tuple(options.device),
         streams=tuple(options.stream),
@@ -253,6 +257,7 @@ def _run_release(options: argparse.Namespace) -> int:
 
 def _run_drop(options: argparse.Namespace) -> int:
     check_place(options.json)
+    check_apart((options.json,), inputs=(options.place,))
     if not (options.device or options.stream or options.id or options.all):
         raise ConfigError(
             "which pairs?",
@@ -269,6 +274,7 @@ def _run_drop(options: argparse.Namespace) -> int:
 
 def _run_run(options: argparse.Namespace) -> int:
     check_place(options.json)
+    check_apart((options.json,), inputs=(options.bundle, options.place, options.data))
     report = adapt_bundle(
         load_bundle(options.bundle),
         options.place,

@@ -9,6 +9,7 @@ from ..models.bundle import load_bundle
 from ..models.calibration import Aim, BudgetAim, PaperQuantiles, TargetAccuracy, TargetRate
 from ..models.errors import ConfigError
 from ..models.manifest import Budget
+from .bench.report_file import check_apart
 from .calibrate.calibrate_bundle import CalibrateOrder, calibrate_bundle
 from .report import check_place, write_json
 from .shipped import bundle_path
@@ -42,6 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Calibrate; return the exit code."""
     check_place(options.json)
+    check_apart((options.json,), inputs=(options.bundle, options.data))
     if options.seed < 0:
         raise ConfigError(f"{options.seed} is below 0", where="--seed")
     report = calibrate_bundle(
@@ -111,8 +113,13 @@ def _aim(options: argparse.Namespace) -> Aim:
     )
 
 
+def _is_given(value: object) -> bool:
+    """Tell whether an option was given; 0 is, and says what is wrong with it elsewhere."""
+    return value is not None and value is not False
+
+
 def _check(options: argparse.Namespace) -> None:
-    named = [name for name in _AIMS if getattr(options, name) not in (None, False)]
+    named = [name for name in _AIMS if _is_given(getattr(options, name))]
     budget = {"messages_per_hour", "bytes_per_hour"}
     flags = [f"--{name.replace('_', '-')}" for name in _AIMS]
     if not named:
@@ -127,6 +134,6 @@ def _check(options: argparse.Namespace) -> None:
         "bytes_per_ask": {"bytes_per_hour"},
     }
     for name, aims in needs.items():
-        if getattr(options, name) not in (None, False) and not aims & set(named):
+        if _is_given(getattr(options, name)) and not aims & set(named):
             wanted = " or ".join(f"--{aim.replace('_', '-')}" for aim in sorted(aims))
             raise ConfigError(f"goes with {wanted} only", where=f"--{name.replace('_', '-')}")

@@ -93,7 +93,7 @@ def _check_apart(options: argparse.Namespace) -> None:
         path = getattr(options, flag)
         if path is None:
             continue
-        if path.resolve() in given:
+        if any(path.resolve().is_relative_to(one) for one in given):
             raise ConfigError("is what it reads, or writes already", where=f"--{flag} {path}")
         given.add(path.resolve())
     if options.out.parent != Path() and not options.out.parent.is_dir():

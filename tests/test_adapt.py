@@ -432,6 +432,18 @@ def test_pairs_of_another_contract_are_refused(
             _hedge(bundle.path, place, "--data", labelled, "--out", tmp_path / "out")
 
 
+def test_figures_are_not_written_over_what_was_given(
+    bundle: Bundle, labelled: Path, tmp_path: Path
+) -> None:
+    pairs = _release(_kept(bundle, tmp_path / "pairs"))
+    store = next(pairs.rglob("pairs.db"))
+    before = store.read_bytes()
+    for place in (labelled, bundle.path / "manifest.toml", store):
+        with pytest.raises(ConfigError, match="would overwrite"):
+            _hedge(bundle.path, pairs, "--data", labelled, "--out", tmp_path / "o", "--json", place)
+    assert store.read_bytes() == before
+
+
 def test_labelled_rows_must_have_labels_and_be_new(bundle: Bundle, tmp_path: Path) -> None:
     pairs = _release(_kept(bundle, tmp_path / "pairs"))
     x, y = _rows(300, seed=100, half=True)

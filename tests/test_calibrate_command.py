@@ -136,6 +136,21 @@ def test_the_rows_of_the_calibration_before_may_be_used_for_another_aim(tmp_path
     assert load_bundle(tmp_path / "c").manifest.version == "1.0.11"
 
 
+def test_figures_are_not_written_over_what_was_given(tmp_path: Path) -> None:
+    made, rows = bundle(tmp_path / "a"), data(tmp_path / "rows.npz")
+    for place in (rows, made.path / "manifest.toml"):
+        with pytest.raises(HedgeError, match="would overwrite"):
+            command(made.path, rows, "--rate", 0.2, "--out", tmp_path / "b", "--json", place)
+    load_bundle(made.path)
+
+
+def test_an_aim_of_nothing_is_an_aim(tmp_path: Path) -> None:
+    made, rows = bundle(tmp_path / "a"), data(tmp_path / "rows.npz")
+    command(made.path, rows, "--rate", 0.0, "--out", tmp_path / "b")
+    with pytest.raises(HedgeError, match="accuracy"):
+        command(made.path, rows, "--accuracy", 0.0, "--out", tmp_path / "c")
+
+
 def test_nothing_is_replaced_under_a_version_that_was_there(tmp_path: Path) -> None:
     made, rows = bundle(tmp_path / "a"), data(tmp_path / "rows.npz")
     command(made.path, rows, "--rate", 0.2, "--out", tmp_path / "b")

@@ -92,6 +92,8 @@ def test_a_gate_has_one_budget_at_most_and_nought_is_none(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="of messages or of bytes, not of both") as caught:
         gate("messages_per_hour = 60, bytes_per_hour = 1e6")
     assert (caught.value.where or "").endswith("stream back: gate")
+    with pytest.raises(ConfigError, match="1000000000000"):
+        gate("messages_per_hour = inf")
     with pytest.raises(ConfigError, match=r"audit\.share|share"):
         _load(tmp_path, _WHOLE.replace('name = "back"', 'name = "back"\naudit = { share = 2 }'))
 

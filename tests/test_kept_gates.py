@@ -117,6 +117,7 @@ SPOILT: dict[str, Callable[[bytes], bytes]] = {
     "newer": lambda data: data.replace(b'"v":1', b'"v":2', 1),
     "foreign": lambda _: b'{"streams": ["cam"]}',
     "negative": lambda data: data.replace(b'"rows":', b'"rows":-', 1),
+    "deep": lambda _: b'{"v":1,"streams":' + b"[" * 500_000,
     "vast": lambda data: data + b" " * (1 << 20),
 }
 

@@ -43,13 +43,16 @@ def check_apart(outputs: Iterable[Path | None], *, inputs: Iterable[Path | None]
     """Refuse to write over what is read, or twice in the same place.
 
     Raises:
-        ConfigError: a file to be written is one of ``inputs``, or there twice.
+        ConfigError: a file to be written is one of ``inputs``, lies in one, or is there twice.
     """
+    inputs = tuple(inputs)
     taken = {_place(path): path for path in inputs if path is not None}
     for path in outputs:
         if path is None or (path.exists() and not path.is_file()):  # a terminal, a pipe
             continue
-        first = taken.setdefault(_place(path), path)
+        inside = (one for one in inputs if one is not None and one.is_dir())
+        whole = next((one for one in inside if path.resolve().is_relative_to(one.resolve())), None)
+        first = whole or taken.setdefault(_place(path), path)
         if first is not path:
             raise ConfigError(
                 f"would overwrite {first}", where=str(path), hint="name another file to write"

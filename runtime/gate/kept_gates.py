@@ -122,7 +122,7 @@ class KeptGates:
             return msgspec.json.decode(data, type=_File).streams
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.refuse(f"cannot be read: {error}")
             return {}
 

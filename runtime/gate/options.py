@@ -15,8 +15,8 @@ class GateOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     bundle's promise fails, ``drift`` whether the scores are compared with those of calibration.
     """
 
-    messages_per_hour: Annotated[float, Meta(ge=0)] | None = None
-    bytes_per_hour: Annotated[float, Meta(ge=0)] | None = None
+    messages_per_hour: Annotated[float, Meta(ge=0, le=1e12)] | None = None
+    bytes_per_hour: Annotated[float, Meta(ge=0, le=1e12)] | None = None
     promise: bool = True
     drift: bool = True
 
