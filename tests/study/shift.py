@@ -49,7 +49,7 @@ SEEDS = 3
 SHARE = 0.05
 """Of all samples, which are audited."""
 
-BEFORE, AFTER = 10_000, 30_000
+BEFORE, AFTER = 10_000, 90_000
 """How many samples come before and after the shift."""
 
 FEWER, FEWER_OF_TEXTS = 1 / 2, 3 / 4
@@ -59,6 +59,7 @@ Of the texts 1,101 calibrate, which are too few for half of it.
 """
 
 _WINDOW = 500
+_DRAWN = 500  # audited samples of a course that are kept, evenly, for the picture
 _MOST_PER_HOUR = 1_000_000
 _CLOUD = Cloud(file="cloud")
 
@@ -321,7 +322,7 @@ def _course(
         error_in_the_end=then.error(end),
         label_in_the_end=then.error(end, by_label=True),
         coverage_in_the_end=then.coverage(end),
-        audits=tuple(audits),
+        audits=tuple(audits[:: -(-len(audits) // _DRAWN)]),
         windows=tuple(_windows(sent, totals)),
     )
 
@@ -417,7 +418,7 @@ def _stream(course: Course, top: float) -> Iterator[str]:
     bottom = third + _HIGH
     shift = along(float(BEFORE))
     yield line(shift, first - 6, shift, bottom, class_="rule")
-    yield label(shift + 6, first - 10, "the stream shifts", class_="small")
+    yield label(shift + 6, first + 14, "the stream shifts", class_="small")
     yield from axis_x(along, bottom, bottom, unit="samples")
 
 
