@@ -35,8 +35,9 @@ def test_a_budget_of_bytes_is_held_as_one_of_messages_is() -> None:
 
 
 def test_what_is_escalated_under_a_budget_are_the_highest_scores() -> None:
-    for seed in (1, 2):
-        assert _play(_KINDS["steady"], hours=2, per_hour=360, seed=seed).caught > 0.8
+    seeds = (1, 2, 3, 4)
+    played = [_play(_KINDS["steady"], hours=2, per_hour=360, seed=seed).caught for seed in seeds]
+    assert np.mean(played) > 0.85, played
 
 
 def test_it_does_not_swing_between_spending_much_and_nothing() -> None:

@@ -25,6 +25,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from ...models.errors import ConfigError, DataError
+from ..sqlite_transaction import transaction
 from .pairs import About, Pair, State, level
 
 FILE = "pairs.db"
@@ -136,7 +137,7 @@ class PairStore:
         Raises:
             sqlite3.Error: the disk is full or fails: none of them is kept.
         """
-        with self._transaction():
+        with transaction(self._base):
             new = {pair.key: (pair, body) for pair, body in zip(pairs, bodies, strict=True)}
             for key in list(new):
                 if self._base.execute("SELECT 1 FROM pair WHERE key = ?", (key,)).fetchone():
@@ -255,7 +256,7 @@ class PairStore:
 
     def _make(self, about: About) -> None:
         """Make the tables, unless they are there."""
-        with self._transaction():
+        with transaction(self._base):
             (version,) = self._base.execute("PRAGMA user_version").fetchone()
             if version:
                 return
@@ -298,19 +299,8 @@ class PairStore:
         return evicted, no_room
 
     def _each(self, statement: str, keys: Collection[str]) -> int:
-        with self._reading(), self._transaction():
+        with self._reading(), transaction(self._base):
             return sum(self._base.execute(statement, (key,)).rowcount for key in keys)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._base.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._base.execute("COMMIT")
-        except BaseException:
-            if self._base.in_transaction:
-                self._base.execute("ROLLBACK")
-            raise
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:

@@ -12,11 +12,12 @@ import contextlib
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ...models.errors import ConfigError
+from ..sqlite_transaction import transaction
 from .sqlite_schema import APPLICATION_ID, PUT_EVENT, PUT_OUTCOME, STEPS, Row
 
 _MAGIC = b"SQLite format 3\x00"
@@ -108,7 +109,7 @@ class SqliteFile:
         """
         self._make_room()
         self._empty_log()
-        with self._transaction():
+        with transaction(self._base):
             self._base.executemany(PUT_OUTCOME, outcomes)
             self._base.executemany(PUT_EVENT, events)
 
@@ -130,7 +131,7 @@ class SqliteFile:
         self._base.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before there is a table
         version = self._number("user_version")
         for number in range(version, len(STEPS)):
-            with self._transaction():
+            with transaction(self._base):
                 if number == 0:  # only now, so that who reads byte 68 knows it for ours
                     self._base.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 for statement in STEPS[number]:
@@ -146,17 +147,6 @@ class SqliteFile:
         self._base.execute("PRAGMA synchronous = FULL")
         self._base.execute("PRAGMA wal_autocheckpoint = 0")  # `_empty_log` does it
         self._base.execute(f"PRAGMA max_page_count = {self.bounds.pages}")
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._base.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._base.execute("COMMIT")
-        except BaseException:
-            if self._base.in_transaction:
-                self._base.execute("ROLLBACK")
-            raise
 
     def _make_room(self) -> None:
         """Let the oldest rows go until there is room for a group of new ones."""
@@ -193,7 +183,7 @@ class SqliteFile:
         which = "ORDER BY n" if until_s is None else "WHERE at_s <= :until_s ORDER BY at_s"
         oldest = f"SELECT n FROM {table} {which} LIMIT :count"  # noqa: S608 -- ours
         self._empty_log()
-        with self._transaction():
+        with transaction(self._base):
             done = self._base.execute(
                 f"DELETE FROM {table} WHERE n IN ({oldest})",  # noqa: S608 -- ours
                 {"until_s": until_s, "count": count},
