@@ -18,8 +18,7 @@ from .adapt.adaptation import Order, adapt_bundle
 from .adapt.pair_store import Line, PairStore, stores_in
 from .adapt.pairs import About, Pair, State
 from .adapt.rules import Rule, chosen, matches
-from .bench.report_file import check_apart
-from .report import check_place, write_json
+from .report import check_apart, check_place, write_json
 from .shipped import bundle_path
 
 WORSE = 3

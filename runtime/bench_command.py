@@ -25,10 +25,10 @@ from .bench.loadgen.plan import SCENARIOS, ScenarioPlan
 from .bench.loadgen.plan import add_arguments as add_scenarios
 from .bench.measure import Plan, measure
 from .bench.page.page import write_page
-from .bench.report_file import check_apart, read_report
+from .bench.report_file import read_report
 from .bench.rounds import LEAST_ROUNDS, MOST_CALLS, Budget
 from .progress import Progress
-from .report import check_place, write_json
+from .report import check_apart, check_place, write_json
 from .shipped import bundle_path
 
 _MOST_THREADS = 256

@@ -10,8 +10,8 @@ from pathlib import Path
 from .bench.compare import compare
 from .bench.comparison import Comparison, Margins
 from .bench.comparison_lines import lines
-from .bench.report_file import check_apart, read_report
-from .report import check_place, write_json
+from .bench.report_file import read_report
+from .report import check_apart, check_place, write_json
 
 UNJUDGED = 3
 """The exit code of a comparison that is done, and not to be taken for "no regression"."""

@@ -9,9 +9,8 @@ from ..models.bundle import load_bundle
 from ..models.calibration import Aim, BudgetAim, PaperQuantiles, TargetAccuracy, TargetRate
 from ..models.errors import ConfigError
 from ..models.manifest import Budget
-from .bench.report_file import check_apart
 from .calibrate.calibrate_bundle import CalibrateOrder, calibrate_bundle
-from .report import check_place, write_json
+from .report import check_apart, check_place, write_json
 from .shipped import bundle_path
 
 _CONFIDENCE = 0.95

@@ -7,12 +7,11 @@ import contextlib
 from pathlib import Path
 
 from ..models.bundle import load_bundle
-from .bench.report_file import check_apart
 from .evidence_report.lines import lines
 from .evidence_report.measure import Plan, measure
 from .evidence_report.page.page import write_page
 from .progress import Progress
-from .report import check_place, write_json
+from .report import check_apart, check_place, write_json
 from .shipped import bundle_path
 
 _MOST_SEED = (1 << 32) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -45,6 +46,35 @@ def check_place(path: Path | None) -> None:
         raise ConfigError("is a folder, or lies in none that exists", where=str(path))
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError("cannot be written", where=str(path))
+
+
+def check_apart(outputs: Iterable[Path | None], *, inputs: Iterable[Path | None] = ()) -> None:
+    """Refuse to write over what is read, or twice in the same place.
+
+    Raises:
+        ConfigError: a file to be written is one of ``inputs``, lies in one, or is there twice.
+    """
+    inputs = tuple(inputs)
+    taken = {_place(path): path for path in inputs if path is not None}
+    for path in outputs:
+        if path is None or (path.exists() and not path.is_file()):  # a terminal, a pipe
+            continue
+        inside = (one for one in inputs if one is not None and one.is_dir())
+        whole = next((one for one in inside if path.resolve().is_relative_to(one.resolve())), None)
+        first = whole or taken.setdefault(_place(path), path)
+        if first is not path:
+            raise ConfigError(
+                f"would overwrite {first}", where=str(path), hint="name another file to write"
+            )
+
+
+def _place(path: Path) -> tuple[int, int] | Path:
+    """Return what two names of the same file have in common, links too."""
+    try:
+        status = path.stat()
+    except OSError:
+        return path.resolve()
+    return status.st_dev, status.st_ino
 
 
 def write_json(path: Path | None, record: Struct) -> None:

@@ -1,8 +1,7 @@
-"""Reads what `hedge bench run --json` wrote, and keeps it from being overwritten."""
+"""Reads what `hedge bench run --json` wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -37,32 +36,3 @@ def read_report(path: Path) -> BenchReport:
         formats = " and ".join(map(str, READABLE))
         raise ConfigError(f"has format {report.format}, this hedge reads {formats}", where=where)
     return report
-
-
-def check_apart(outputs: Iterable[Path | None], *, inputs: Iterable[Path | None] = ()) -> None:
-    """Refuse to write over what is read, or twice in the same place.
-
-    Raises:
-        ConfigError: a file to be written is one of ``inputs``, lies in one, or is there twice.
-    """
-    inputs = tuple(inputs)
-    taken = {_place(path): path for path in inputs if path is not None}
-    for path in outputs:
-        if path is None or (path.exists() and not path.is_file()):  # a terminal, a pipe
-            continue
-        inside = (one for one in inputs if one is not None and one.is_dir())
-        whole = next((one for one in inside if path.resolve().is_relative_to(one.resolve())), None)
-        first = whole or taken.setdefault(_place(path), path)
-        if first is not path:
-            raise ConfigError(
-                f"would overwrite {first}", where=str(path), hint="name another file to write"
-            )
-
-
-def _place(path: Path) -> tuple[int, int] | Path:
-    """Return what two names of the same file have in common, links too."""
-    try:
-        status = path.stat()
-    except OSError:
-        return path.resolve()
-    return status.st_dev, status.st_ino
