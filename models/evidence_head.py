@@ -20,13 +20,12 @@ the argmax.
 
 from __future__ import annotations
 
-import math
-from types import MappingProxyType
+from collections.abc import Callable
+from math import exp, log, log1p
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .evidence import Array, Figures, depth_of, depths_of, ones_of
+from .evidence import Array, Figures, depth_of, ones_of
 from .manifest import EvidenceHead
 from .scores import SCORES, p_norm_below
 
@@ -34,74 +33,84 @@ FEATURES = ("confidence", "order", "peak")
 CLIP = (-4.0, 12.0)  # of ln((S - K)/K): vacuity from .982 to 6e-6
 MARK = 1.0 + 2.0**-12
 LEAST = 1e-30  # what stands for nothing before a logarithm, in float32 too
+_LOG_LEAST = log(LEAST)
 _PEAK = SCORES["p_norm"]
-_ONE = MappingProxyType({dtype: np.array(1.0, dtype) for dtype in ("f", "d")})
 
 
 class HeadForm:
-    """The head as numpy computes it; both forms give the same numbers.
+    """The head as numpy computes it.
 
-    Logits may be of any scale and offset; of probabilities give the logarithms.
+    Logits may be of any scale and offset; of probabilities give the logarithms. ``below`` tells
+    p = alpha/S (K,) and S of a row's `depth_of`, for the hot path: alpha itself is wanted past the
+    gate only, and is `alpha_of` these two.
     """
 
     def __init__(self, head: EvidenceHead, *, classes: int) -> None:
-        self._order, self._peak = head.weights[1] != 0.0, head.weights[2] != 0.0
-        self._weights = head.weights
-        self._bias = head.bias
-        cold = 1.0 / head.temperature
-        self._cold = {dtype: np.array(cold, dtype) for dtype in ("f", "d")}
-        self._classes = classes
-        self._stands_out = p_norm_below(classes)
-        self._log_classes = math.log(classes)
-        self._ones = ones_of(classes)
+        self.below = _below(head, classes=classes)
 
     def row(self, logits: Array) -> tuple[Array, float]:
         """Return alpha (K,) of ``logits`` (K,), in their dtype, and its sum S."""
-        return self.below(*depth_of(logits))
-
-    def below(self, depth: Array, at: np.intp) -> tuple[Array, float]:
-        """Return what `row` does of the row's `depth_of`."""
-        kind = depth.dtype.char
-        colder = depth * self._cold[kind]
-        alpha: Array = np.exp(colder)
-        alpha[at] = 0.0
-        rest = float(alpha.dot(self._ones[kind]))
-        spread = float(alpha.dot(colder)) if self._order else 0.0
-        peak = self._stands_out(depth, at) if self._peak else 0.0
-        scale = self._scale(rest, spread, peak)
-        alpha *= np.array(scale, kind)
-        alpha += _ONE[kind]
-        alpha[at] = 1.0 + MARK * scale
-        return alpha, self._classes + scale * (MARK + rest)
+        probs, total = self.below(*depth_of(logits))
+        return alpha_of(probs, total), total
 
     def rows(self, logits: Array) -> tuple[Array, Figures]:
         """Return alpha (N, K) of ``logits`` (N, K), in their dtype, and the sums (N,)."""
-        return self.rows_below(*depths_of(logits))
-
-    def rows_below(self, depth: Array, at: NDArray[np.intp]) -> tuple[Array, Figures]:
-        """Return what `rows` does of the rows' `depths_of`."""
-        alphas = np.empty_like(depth)
-        sums = np.empty(len(depth))
-        for row, one in enumerate(zip(depth, at, strict=True)):
-            alphas[row], sums[row] = self.below(*one)
+        alphas = np.empty_like(logits)
+        sums = np.empty(len(logits))
+        for row, one in enumerate(logits):
+            alphas[row], sums[row] = self.row(one)
         return alphas, sums
 
-    def _scale(self, rest: float, spread: float, peak: float) -> float:
-        """Return (S - K)/Σ exp of a row, exp that of d = (z - max z)/T.
 
-        ``rest`` is Σ exp but for the greatest, ``spread`` Σ exp d, ``peak`` the p-norm score.
-        """
+def alpha_of(probs: Array, total: float | Figures) -> Array:
+    """Return alpha = S p of ``probs`` (..., K) and S = ``total`` (), (..., 1), in their dtype."""
+    alpha: Array = probs * np.array(total, probs.dtype)
+    return alpha
+
+
+def _below(head: EvidenceHead, *, classes: int) -> Callable[[Array, np.intp], tuple[Array, float]]:
+    """Return `HeadForm.below`: the hot path, so in one piece, and bound to what it needs.
+
+    With d = (z - max z)/T ``rest`` is Σ exp d but for the greatest, ``spread`` Σ d exp d, and
+    ``scale`` is (S - K)/Σ exp d. Where a number is out of range is asked before it is put right:
+    min and max take as long as a short sum. p is at least (1 + a few roundings)/S, so that no alpha
+    made of it is below 1.
+    """
+    confidence, order, stands_out = head.weights
+    bias, least, most, log_classes = head.bias, *CLIP, log(classes)
+    peak_of = p_norm_below(classes)
+    ones = ones_of(classes)
+    cold = 1.0 / head.temperature
+    kinds = {
+        dtype: (np.array(cold, dtype), ones[dtype], 1.0 + 4.0 * float(np.finfo(dtype).eps))
+        for dtype in ones
+    }
+
+    def below(depth: Array, at: np.intp) -> tuple[Array, float]:
+        kind = depth.dtype.char
+        cold, ones, more = kinds[kind]
+        colder = depth * cold
+        probs: Array = np.exp(colder)
+        probs[at] = 0.0
+        rest = float(probs.dot(ones))
         total = 1.0 + rest
-        confidence, order, stands_out = self._weights
-        evidence = self._bias - confidence * math.log(max(rest, LEAST))
-        if self._order:
-            entropy = (math.log1p(rest) - spread / total) / self._log_classes
-            evidence -= order * math.log(max(entropy, LEAST))
-        if self._peak:
-            evidence += stands_out * (1.0 - peak)
-        least, most = CLIP
-        evidence = least if evidence < least else min(evidence, most)
-        return self._classes * math.exp(evidence) / total
+        evidence = bias - confidence * (log(rest) if rest > LEAST else _LOG_LEAST)
+        if order:
+            spread = float(probs.dot(colder))
+            entropy = (log1p(rest) - spread / total) / log_classes
+            evidence -= order * (log(entropy) if entropy > LEAST else _LOG_LEAST)
+        if stands_out:
+            evidence += stands_out * (1.0 - peak_of(depth, at))
+        if not least <= evidence <= most:
+            evidence = least if evidence < least else most
+        scale = classes * exp(evidence) / total
+        total = classes + scale * (MARK + rest)
+        probs *= np.array(scale / total, kind)
+        probs += np.array(more / total, kind)
+        probs[at] = (1.0 + MARK * scale) / total
+        return probs, total
+
+    return below
 
 
 def features(logits: Array, *, temperature: float = 1.0) -> Figures:
@@ -113,6 +122,6 @@ def features(logits: Array, *, temperature: float = 1.0) -> Figures:
     exp[at] = 0.0
     rest = exp.sum(axis=1)
     spread = (exp * depth).sum(axis=1)
-    entropy = (np.log1p(rest) - spread / (1.0 + rest)) / math.log(wide.shape[1])
+    entropy = (np.log1p(rest) - spread / (1.0 + rest)) / log(wide.shape[1])
     columns = -np.log(np.maximum(rest, LEAST)), -np.log(np.maximum(entropy, LEAST))
     return np.stack((*columns, 1.0 - _PEAK.rows(wide)), axis=1)

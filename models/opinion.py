@@ -19,6 +19,7 @@ from .evidence import (
     LEAST,
     Array,
     Figures,
+    Uncertainties,
     alpha_from_logits,
     depth_of,
     depths_of,
@@ -26,9 +27,8 @@ from .evidence import (
     ones_of,
     row_sums,
     strength,
-    uncertainties,
 )
-from .evidence_head import HeadForm
+from .evidence_head import HeadForm, alpha_of
 from .manifest import Cloud, Edge, EvidenceHead, Head, Output, Score, Scoring
 from .records import Opinion
 from .scores import Rule, rule_of
@@ -63,6 +63,12 @@ class Assessor:
     ``evidence`` says how sure a softmax is, whose outputs then count as an evidential head's.
     ``where`` names the model in errors.
 
+    The evidence of such a table is read where it is needed. Where vacuity gates that is at once,
+    and ``probs`` are the mean of the Dirichlet; where another score does, that score and ``probs``
+    are of the softmax, and the evidence is read past the gate.
+
+    One of these is for one thread: what `deepen` adds up stands in memory that is kept.
+
     Raises:
         ModelError: the combination has no meaning, such as vacuity without evidence.
     """
@@ -87,17 +93,21 @@ class Assessor:
         floor, slack = max(half_step, LEAST), 1e-3 + classes * half_step
         gate = _Gate(rule, name)
         given = _Distribution(classes, slack=slack, floor=floor, where=where)
-        self._reader: _Reader
+        self._table = None
         if head == "evidential" and evidence is not None:
             form = HeadForm(evidence, classes=classes)
-            self._reader = _Learnt(gate, form, given if output == "probabilities" else None)
-        elif head == "evidential":
+            self._table = _Table(form, given if output == "probabilities" else None)
+        self._reader: _Reader
+        if self._table is not None and gate.vacuous:
+            self._reader = self._table
+        elif head == "evidential" and self._table is None:
             self._reader = _Evidence(gate, classes)
         elif output == "probabilities":
             self._reader = _Probabilities(gate, given)
         else:
             self._reader = _Logits(gate, classes)
         self._row = self._reader.row
+        self._uncertainties = Uncertainties(classes)
         self._output = output
         self._floor = floor
         self._shape = (classes,)
@@ -122,7 +132,7 @@ class Assessor:
         """Return the opinion on one sample from its raw ``outputs`` (K,).
 
         ``probs`` and ``alpha`` are fresh arrays in the outputs' dtype (float32 for any but
-        float64).
+        float64). Of a table's evidence what the gate has no need of is left to `deepen`.
 
         Raises:
             ModelError: the shape is not (K,), an output is NaN or infinite, or the outputs
@@ -138,14 +148,21 @@ class Assessor:
             require_finite(outputs, where=self._where)
         return self._row(outputs)
 
-    def deepen(self, opinion: Opinion) -> Opinion:
-        """Return ``opinion`` with aleatoric and epistemic filled, where there is evidence."""
-        alpha, probs, vacuity = opinion.alpha, opinion.probs, opinion.vacuity
-        if alpha is None or vacuity is None:
-            return opinion
-        aleatoric, epistemic = uncertainties(alpha, probs, total=alpha.size / vacuity)
+    def deepen(self, opinion: Opinion, outputs: Array) -> Opinion:
+        """Return the ``opinion`` on ``outputs`` (K,) with all evidence filled in, if any."""
+        alpha, mean, vacuity = opinion.alpha, opinion.probs, opinion.vacuity
+        if vacuity is None:
+            if self._table is None:
+                return opinion
+            if outputs.dtype.char not in "fd":
+                outputs = outputs.astype(np.float32)
+            mean, vacuity = self._table.read(outputs)
+        total = mean.size / vacuity
+        if alpha is None:
+            alpha = alpha_of(mean, total)
+        aleatoric, epistemic = self._uncertainties(alpha, mean, total=total)
         return Opinion(
-            probs,
+            opinion.probs,
             opinion.score,
             opinion.score_name,
             vacuity,
@@ -168,19 +185,26 @@ class Assessor:
         require_finite(outputs, where=self._where)
         return self._reader.batch(outputs)
 
-    def deepen_batch(self, opinions: Opinions) -> Opinions:
-        """Return ``opinions`` with aleatoric and epistemic filled, where there is evidence.
+    def deepen_batch(self, opinions: Opinions, outputs: Array) -> Opinions:
+        """Return the ``opinions`` on ``outputs`` (N, K) with all evidence filled in, if any.
 
         Row by row, since other sums than those of `deepen` would round otherwise.
         """
-        alphas, vacuity = opinions.alpha, opinions.vacuity
-        if alphas is None or vacuity is None:
-            return opinions
+        alphas, means, vacuity = opinions.alpha, opinions.probs, opinions.vacuity
+        if vacuity is None or alphas is None:
+            if self._table is None:
+                return opinions
+            read = self._table.batch(np.ascontiguousarray(outputs, dtype=means.dtype))
+            alphas, means, vacuity = read.alpha, read.probs, read.vacuity
+        assert alphas is not None  # noqa: S101  a table has evidence
+        assert vacuity is not None  # noqa: S101
         totals = (alphas.shape[1] / vacuity).tolist()
-        rows = zip(alphas, opinions.probs, totals, strict=True)
-        both = np.array([uncertainties(alpha, p, total=total) for alpha, p, total in rows])
+        rows = zip(alphas, means, totals, strict=True)
+        both = np.array([self._uncertainties(alpha, p, total=total) for alpha, p, total in rows])
         aleatoric, epistemic = both.reshape(-1, 2).T
-        return msgspec.structs.replace(opinions, aleatoric=aleatoric, epistemic=epistemic)
+        return msgspec.structs.replace(
+            opinions, vacuity=vacuity, aleatoric=aleatoric, epistemic=epistemic, alpha=alphas
+        )
 
     def logits_batch(self, outputs: Array) -> Array:
         """Return raw ``outputs`` (N, K) as what the scores of logits see: else logarithms."""
@@ -248,6 +272,7 @@ class _Gate:
         self.vacuous = rule.of == "alpha"
         self.below = rule.below
         self.beside = rule.beside
+        self.at = rule.at
         self.row = rule.row
         self._rows = rule.rows
 
@@ -320,6 +345,8 @@ class _Logits:
         gate = self._gate
         if gate.beside is not None:
             score = gate.beside(rest, answer)
+        elif gate.at is not None:
+            score = gate.at(probs, answer)
         elif gate.below is not None:
             score = gate.below(depth, answer)
         else:
@@ -348,15 +375,30 @@ class _Distribution:
         self._least, self._most = max(1.0 - slack, LEAST), 1.0 + slack
         self._ones = ones_of(classes)
         self._floor = {dtype: np.array(floor, dtype) for dtype in ("f", "d")}
+        self._enough = floor * (1.0 + 1e-6)  # not below the floor, in any dtype
         self._where = where
 
     def sum(self, given: Array) -> float:
         """Return the sum of a row (K,)."""
         total = float(given.dot(self._ones[given.dtype.char]))
         if not self._least <= total <= self._most or given.item(given.argmin()) < 0.0:
-            require_finite(given, where=self._where)
-            raise self._error("")
+            raise self._refused(given)
         return total
+
+    def depth_of_given(self, given: Array) -> tuple[Array, np.intp]:
+        """Return `depth_of` of a row (K,), once it is known to be a distribution."""
+        total, least = float(given.dot(self._ones[given.dtype.char])), given.item(given.argmin())
+        if not self._least <= total <= self._most or least < 0.0:
+            raise self._refused(given)
+        if least < self._enough:
+            return self.depth_of(given)
+        answer = given.argmax()
+        kept = given / given[answer, ...]
+        return np.log(kept, kept), answer
+
+    def _refused(self, given: Array) -> ModelError:
+        require_finite(given, where=self._where)
+        return self._error("")
 
     def sums(self, given: Array) -> Array:
         """Return the sums (N, 1) of rows (N, K)."""
@@ -409,45 +451,34 @@ class _Probabilities:
         return Opinions(probs=probs, score=score, score_name=self._gate.name)
 
 
-class _Learnt:
+class _Table:
     """What a softmax gives, logits or else a distribution, and a form that says how sure it is."""
 
-    def __init__(self, gate: _Gate, form: HeadForm, given: _Distribution | None) -> None:
-        self._gate = gate
-        self._form = form
+    def __init__(self, form: HeadForm, given: _Distribution | None) -> None:
+        self._below = form.below
         self._given = given
+        self._depth_of = depth_of if given is None else given.depth_of_given
+
+    def read(self, outputs: Array) -> tuple[Array, float]:
+        """Return the mean (K,) of a row's Dirichlet, and its vacuity."""
+        mean, total = self._below(*self._depth_of(outputs))
+        return mean, mean.size / total
 
     def row(self, outputs: Array) -> Opinion:
-        given = self._given
-        if given is None:
-            depth, answer = depth_of(outputs)
-        else:
-            given.sum(outputs)
-            depth, answer = given.depth_of(outputs)
-        alpha, total = self._form.below(depth, answer)
-        probs = alpha / np.array(total, alpha.dtype)
-        vacuity = alpha.size / total
-        gate = self._gate
-        if gate.vacuous:
-            score = vacuity
-        elif gate.below is None:
-            score = gate.row(probs)
-        else:
-            score = gate.below(depth, answer)
-        return Opinion(probs, score, gate.name, vacuity, None, None, alpha)
+        mean, vacuity = self.read(outputs)
+        return Opinion(mean, vacuity, "vacuity", vacuity)
 
     def batch(self, outputs: Array) -> Opinions:
-        given = self._given
-        if given is None:
-            depth, answer = depths_of(outputs)
-        else:
-            given.sums(outputs)
-            depth, answer = given.depths_of(outputs)
-        alpha, total = self._form.rows_below(depth, answer)
-        probs = alpha / total.astype(alpha.dtype)[:, None]
-        vacuity = alpha.shape[1] / total
-        gate = self._gate
-        score = vacuity if gate.vacuous else gate.rows(probs, depth, answer)
+        if self._given is not None:
+            self._given.sums(outputs)  # so that errors name a row
+        found = [self.read(row) for row in outputs]
+        kept = [mean for mean, _ in found]
+        means: Array = np.array(kept, outputs.dtype).reshape(outputs.shape)
+        vacuity = np.array([vacuity for _, vacuity in found], np.float64)
         return Opinions(
-            probs=probs, score=score, score_name=gate.name, vacuity=vacuity, alpha=alpha
+            probs=means,
+            score=vacuity,
+            score_name="vacuity",
+            vacuity=vacuity,
+            alpha=alpha_of(means, means.shape[1] / vacuity[:, None]),
         )

@@ -19,9 +19,10 @@ from .errors import ModelError
 from .evidence import LEAST, Array, Figures, depth_of, ones_of, vacuity
 from .manifest import Router, Score, Scoring
 
-_EQUAL = 1e-12  # logits closer than this to their mean, as a share of it, are rounding
+_LEAST_TOP, _MOST = 1e-7, 1e9  # whose fourth powers float32 holds
 _FAR = 700.0  # odds beyond e to this are as good as certain, and overflow
 Below: TypeAlias = Callable[[Array, np.intp], float]
+_LOG_LEAST = math.log(LEAST)
 _LEAST = MappingProxyType({dtype: np.array(LEAST, dtype) for dtype in ("f", "d")})
 
 
@@ -37,6 +38,11 @@ def max_prob(probs: Array) -> Figures:
 
 def _max_prob_row(probs: Array) -> float:
     top: float = probs.item(probs.argmax())
+    return 1.0 - top
+
+
+def _max_prob_at(probs: Array, answer: np.intp) -> float:
+    top: float = probs.item(answer)
     return 1.0 - top
 
 
@@ -67,9 +73,13 @@ def margin(probs: Array) -> Figures:
 
 
 def _margin_row(probs: Array) -> float:
-    top = probs.copy()
-    top.partition(-2)
-    first, second = float(top[-1]), float(top[-2])
+    return _margin_at(probs, probs.argmax())
+
+
+def _margin_at(probs: Array, answer: np.intp) -> float:
+    rest, first = probs.copy(), float(probs.item(answer))
+    rest[answer] = -1.0  # less than any: what is now the greatest is the second
+    second: float = rest.item(rest.argmax())
     return 1.0 - (first - second)
 
 
@@ -88,23 +98,27 @@ def p_norm(logits: Array) -> Figures:
 
 
 def _p_norm_row(logits: Array) -> float:
-    return p_norm_below(logits.size)(logits, logits.argmax())
+    return p_norm_below(logits.size)(*depth_of(logits))
 
 
 def p_norm_below(classes: int) -> Below:
     """Return `p_norm` of the depth of a row (K,) and its answer, as a function."""
-    shares = np.full(classes, 1.0 / classes)
+    shares = {dtype: np.full(classes, 1.0 / classes, dtype) for dtype in ("f", "d")}
+    most = _MOST / classes  # none lies further from the mean than that times K
 
     def below(depth: Array, answer: np.intp) -> float:
-        wide = depth.astype(np.float64)  # where fourth powers neither overflow nor vanish
-        mean = wide.dot(shares)
-        wide -= mean
-        top = float(wide[answer])
-        wide *= wide
-        power = float(wide.dot(wide))
-        equal = _EQUAL * float(mean)
-        equal *= equal
-        return 1.0 - top / math.sqrt(math.sqrt(power)) if power > equal * equal else 1.0
+        mean = depth.dot(shares[depth.dtype.char])
+        top = -float(mean)
+        if not _LEAST_TOP < top < most:
+            return far(depth, answer)
+        square = depth - mean
+        square *= square
+        return 1.0 - top / math.sqrt(math.sqrt(float(square.dot(square))))
+
+    def far(depth: Array, answer: np.intp) -> float:
+        """Return it where fourth powers would vanish or overflow: in units of the lowest."""
+        size = -float(depth.min())
+        return below(depth.astype(np.float64) / size, answer) if 0.0 < size < math.inf else 1.0
 
     return below
 
@@ -174,7 +188,7 @@ def router_features(logits: Array) -> Figures:
 
 def _against(rest: float) -> float:
     """Return ln((1 - p)/p) of the greatest p, where the others have ``rest`` times as much."""
-    return math.log(max(rest, LEAST))
+    return math.log(rest) if rest > LEAST else _LOG_LEAST
 
 
 def _router_score(router: Router) -> Callable[[float, np.intp], float]:
@@ -184,7 +198,9 @@ def _router_score(router: Router) -> Callable[[float, np.intp], float]:
 
     def score(rest: float, answer: np.intp) -> float:
         odds = biases[answer] + slope * _against(rest)
-        return 1.0 / (1.0 + math.exp(min(max(-odds, -_FAR), _FAR)))
+        if not -_FAR <= odds <= _FAR:
+            odds = math.copysign(_FAR, odds)
+        return 1.0 / (1.0 + math.exp(-odds))
 
     return score
 
@@ -199,7 +215,8 @@ class Rule(NamedTuple):
     """A score: what it is computed from, for rows (N, K) and for one row (K,).
 
     Those of logits have shorter ways: ``below`` of a row's `depth_of`, and ``beside`` where it is
-    known too what exp of that depth sums to over all but the answer.
+    known too what exp of that depth sums to over all but the answer. Some of probabilities have
+    one where the answer is known: ``at``.
     """
 
     of: Literal["alpha", "probs", "logits"]
@@ -207,6 +224,7 @@ class Rule(NamedTuple):
     row: Callable[[Array], float]
     below: Below | None = None
     beside: Callable[[float, np.intp], float] | None = None
+    at: Below | None = None
 
 
 def _logits_rule(below: Below, beside: Callable[[float, np.intp], float] | None = None) -> Rule:
@@ -219,9 +237,9 @@ def _logits_rule(below: Below, beside: Callable[[float, np.intp], float] | None 
 SCORES: Mapping[Score, Rule] = MappingProxyType(
     {
         "vacuity": Rule("alpha", vacuity, _vacuity_row),
-        "max_prob": Rule("probs", max_prob, _max_prob_row),
+        "max_prob": Rule("probs", max_prob, _max_prob_row, at=_max_prob_at),
         "entropy": Rule("probs", entropy, _entropy_row),
-        "margin": Rule("probs", margin, _margin_row),
+        "margin": Rule("probs", margin, _margin_row, at=_margin_at),
         "p_norm": Rule("logits", p_norm, _p_norm_row),
     }
 )

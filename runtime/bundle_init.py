@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from ..models.archive import MAX_FILE_BYTES
 from ..models.bundle import write_bundle
 from ..models.calibration import PAPER_QUANTILE, TargetRate, calibrate, threshold_for_rate
-from ..models.dataset import Dataset, digest, load_dataset
+from ..models.calibration.outputs import check_outputs
+from ..models.dataset import Dataset, digest, load_dataset, row_digests
 from ..models.errors import BundleError, ConfigError, ModelError
 from ..models.evidence import Figures
 from ..models.manifest import (
@@ -246,7 +248,7 @@ def labels_of(given: str) -> tuple[str, ...]:
     """
     path = Path(given)
     try:
-        if not path.is_file():
+        if not _is_file(path):
             return tuple(label.strip() for label in given.split(","))
         if path.stat().st_size > _MAX_LABELS_BYTES:
             raise ConfigError(f"more than {_MAX_LABELS_BYTES} bytes of labels", where=given)
@@ -256,6 +258,15 @@ def labels_of(given: str) -> tuple[str, ...]:
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=given) from error
     return tuple(line.strip() for line in lines if line.strip())
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # the labels of a thousand classes name no file
+            return False
+        raise
 
 
 def model_file(path: Path) -> ModelFile:
@@ -280,6 +291,7 @@ def _calibrated(proposal: Proposal, data: Dataset, *, rate: float) -> Calibratio
     manifest = proposal.manifest
     edge, sha256 = manifest.edge[0], digest(data)
     outputs = _outputs(edge, proposal, data)
+    check_outputs(outputs, model=edge, where=edge.file)
     if manifest.cloud is not None and data.y is not None:
         return calibrate(
             outputs,
@@ -290,9 +302,10 @@ def _calibrated(proposal: Proposal, data: Dataset, *, rate: float) -> Calibratio
             aim=TargetRate(rate),
             group=data.group,
             data_sha256=sha256,
+            same=row_digests(data.x),
         )
     assessor = Assessor.of(edge, classes=len(manifest.labels))
-    opinions = assessor.deepen_batch(assessor.assess_batch(outputs))
+    opinions = assessor.deepen_batch(assessor.assess_batch(outputs), outputs)
     return Calibration(
         score=default_score(edge.head),
         total=threshold_for_rate(opinions.score, rate=rate),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -59,6 +61,13 @@ def _add_fit_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--place",
+        choices=("graph", "manifest"),
+        default="graph",
+        help="keep it in an ONNX graph, so that it travels with the file, or in the manifest, "
+        "which is read in less time (default: graph; TFLite has it in the manifest)",
+    )
+    parser.add_argument(
         "--rest", type=Path, metavar="NPZ", help="write the other rows there, for hedge calibrate"
     )
     parser.add_argument("--replace", action="store_true", help="replace another bundle at --out")
@@ -76,13 +85,17 @@ def run(options: argparse.Namespace) -> int:
         check_place(path)
     _check_apart(options)
     order = Order(
-        share=options.share, seed=options.seed, replace=options.replace, rest=options.rest
+        share=options.share,
+        seed=options.seed,
+        replace=options.replace,
+        rest=options.rest,
+        place=options.place,
     )
     found = fit(_subject(options), options.data, order, proxy=_proxy(options), out=options.out)
-    write_json(options.json, found)
     print(found)
-    print(f"wrote {found.out}, digest {found.digest}")
+    print(f"wrote {found.out}, digest {found.digest}", flush=True)
     _say_next(found, rest=options.rest)
+    write_json(options.json, found)  # last: a file that fails takes no figures with it
     return 0
 
 
@@ -132,9 +145,20 @@ def _proxy(options: argparse.Namespace) -> Proxy | None:
 
 
 def _say_next(found: EvidenceFit, *, rest: Path | None) -> None:
-    rows = "ROWS.npz" if rest is None else str(rest)
+    """Say what comes next, as a command that works as it stands where the rows for it are there."""
+    has_rows = rest is not None and found.measured is not None
+    rows = str(rest) if has_rows else "ROWS.npz"
+    words = ["hedge", "calibrate", found.out, rows, "--rate", "0.2", "--out", _free(found.out)]
     why = "its calibration was dropped: " if found.calibration_dropped else ""
-    print(
-        f"{why}a device needs to know when to ask: hedge calibrate {found.out} {rows} --out …",
-        file=sys.stderr,
-    )
+    which = "" if has_rows else " (rows with classes, of which none taught)"
+    print(f"{why}a device needs to know when to ask: {shlex.join(words)}{which}", file=sys.stderr)
+
+
+def _free(out: str) -> str:
+    """Return a place for the next bundle at which there is nothing."""
+    path = Path(out)
+    suffix = path.suffix if path.suffix == ".hedge" else ""
+    stem = path.name.removesuffix(suffix)
+    names = (f"{stem}-calibrated{count}{suffix}" for count in ("", *range(2, 100)))
+    free = (str(one) for one in map(path.with_name, names) if not os.path.lexists(one))
+    return next(free, f"{stem}-next{suffix}")

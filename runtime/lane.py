@@ -143,7 +143,7 @@ class Lane:
         inferred_ns = clock()
         policy = self.policy if self.gate is None else self.gate.policy
         decision, opinion = policy.decide(
-            self.assessor.assess(outputs), deepen=self.assessor.deepen
+            self.assessor.assess(outputs), outputs, deepen=self.assessor.deepen
         )
         decided_ns = clock()
         self.timed_ns = (begun_ns, filtered_ns, inferred_ns, decided_ns)  # of the last sample

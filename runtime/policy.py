@@ -10,6 +10,7 @@ score ≥ total, epistemic low, aleatoric high            fuse      aleatoric
 ... and fusion is off                                   escalate  aleatoric
 score ≥ total, neither high                             escalate  neither
 ... and the calibration says ``neither = "edge"``       accept    neither
+there is none: the bundle has no edge model             escalate  no_edge
 ======================================================  ========  ==================
 
 The paper leaves the last case open. What happens when no answer comes is the loop's.
@@ -24,7 +25,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ..models.manifest import Calibration
-from ..models.records import Decision, Opinion
+from ..models.records import Decision, Opinion, Probs
 
 SURE = Decision("accept", "sure")
 SCORE = Decision("escalate", "score")
@@ -33,6 +34,7 @@ FUSE = Decision("fuse", "aleatoric")
 ALEATORIC = Decision("escalate", "aleatoric")
 NEITHER = Decision("escalate", "neither")
 NEITHER_EDGE = Decision("accept", "neither")
+NO_EDGE = Decision("escalate", "no_edge")
 
 
 class Policy(Struct, frozen=True, kw_only=True):
@@ -61,19 +63,19 @@ class Policy(Struct, frozen=True, kw_only=True):
         )
 
     def decide(
-        self, opinion: Opinion, *, deepen: Callable[[Opinion], Opinion]
+        self, opinion: Opinion, outputs: Probs, *, deepen: Callable[[Opinion, Probs], Opinion]
     ) -> tuple[Decision, Opinion]:
-        """Return the decision on ``opinion``, and the opinion, deepened past the gate.
+        """Return the decision on the ``opinion`` on ``outputs``, and it, deepened past the gate.
 
         ``deepen`` fills in the costlier uncertainties (`Assessor.deepen`); a score that is
         NaN is not below the gate.
         """
         if opinion.score < self.total:
             return SURE, opinion
-        if opinion.alpha is None or (self.epistemic is None and self.aleatoric is None):
+        if self.epistemic is None and self.aleatoric is None:
             return SCORE, opinion
-        deep = deepen(opinion)
-        return self._split(deep), deep
+        deep = deepen(opinion, outputs)
+        return (SCORE if deep.vacuity is None else self._split(deep)), deep
 
     def _split(self, deep: Opinion) -> Decision:
         if _reaches(deep.epistemic, self.epistemic):

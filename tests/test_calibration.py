@@ -155,7 +155,7 @@ def test_the_split_stands_at_the_paper_s_quantiles() -> None:
     found = _calibrate()
     assessor = Assessor.of(EDGE, classes=5)
 
-    deep = assessor.deepen_batch(assessor.assess_batch(near))
+    deep = assessor.deepen_batch(assessor.assess_batch(near), near)
 
     assert deep.epistemic is not None
     assert deep.aleatoric is not None
@@ -341,13 +341,13 @@ def test_the_gain_is_counted_on_the_rows_that_the_policy_would_fuse() -> None:
     policy = Policy.of(msgspec.structs.replace(found, fusion=True))
 
     fused = [
-        policy.decide(edge.assess(row), deepen=edge.deepen)[0].action == "fuse" for row in near
+        policy.decide(edge.assess(row), row, deepen=edge.deepen)[0].action == "fuse" for row in near
     ]
 
     keep = np.array(fused)
     assert keep.sum() > 10
-    deep = edge.deepen_batch(edge.assess_batch(near)).rows(keep)
-    far_deep = cloud.deepen_batch(cloud.assess_batch(far)).rows(keep)
+    deep = edge.deepen_batch(edge.assess_batch(near), near).rows(keep)
+    far_deep = cloud.deepen_batch(cloud.assess_batch(far), far).rows(keep)
     assert found.fusion_gain == fusion_gain(deep, far_deep, y[keep]).gain
 
 
@@ -583,7 +583,6 @@ def test_the_paper_s_quantiles_gate_on_vacuity_and_say_what_its_own_threshold_wo
     [
         (Budget(messages_per_hour=720.0), None, 0.2),
         (Budget(bytes_per_hour=360_000.0), 1000.0, 0.1),
-        (Budget(messages_per_hour=720.0, bytes_per_hour=360_000.0), 1000.0, 0.1),
         (Budget(messages_per_hour=1e9), None, 1.0),
     ],
 )
@@ -608,6 +607,12 @@ def test_a_budget_becomes_a_rate_and_stays_in_the_calibration(
         BudgetAim(budget=Budget(), samples_per_hour=10.0),
         BudgetAim(budget=Budget(bytes_per_hour=5.0), samples_per_hour=10.0),
         BudgetAim(budget=Budget(messages_per_hour=5.0), samples_per_hour=0.0),
+        BudgetAim(budget=Budget(messages_per_hour=0.5), samples_per_hour=10.0),
+        BudgetAim(
+            budget=Budget(messages_per_hour=5.0, bytes_per_hour=500.0),
+            samples_per_hour=10.0,
+            bytes_per_ask=100.0,
+        ),
     ],
 )
 def test_an_aim_that_no_gate_can_have_is_refused(aim: Aim) -> None:

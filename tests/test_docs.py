@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hedge.models.consistency import check_manifest, parts
 from hedge.models.errors import BundleError
-from hedge.models.manifest import Calibration, Input, Split
+from hedge.models.manifest import Manifest
 from hedge.models.toml import parse_toml, to_record
 from hedge.runtime.commands import parser
 from hedge.runtime.config import Config, UplinkConfig, load_config
@@ -18,6 +19,18 @@ from hedge.uplink.codecs import LOSS
 _DOCS = Path(__file__).parents[1] / "docs"
 _PAGES = [*sorted(_DOCS.glob("*.md")), _DOCS.with_name("README.md")]
 _MANIFEST = "# manifest.toml"
+_WHOLE = {
+    "format": 1,
+    "name": "some",
+    "version": "1",
+    "task": "classification",
+    "labels": ["cat", "dog", "bird"],
+    "licence": "CC0-1.0",
+    "input": {"kind": "tensor", "shape": [4], "dtype": "float32"},
+    "edge": [{"name": "tiny", "file": "edge.onnx", "head": "evidential"}],
+    "files": {},
+}
+"""What a fragment of a manifest is put into."""
 _DEVICE = """
 [device]
 name = "d"
@@ -54,13 +67,11 @@ def test_every_configuration_of_the_pages_is_accepted(page: str, text: str, tmp_
 @pytest.mark.parametrize(("page", "text"), _toml(of_manifests=True))
 def test_every_table_of_a_manifest_in_the_pages_is_accepted(page: str, text: str) -> None:
     tables = parse_toml(text.encode(), where=page, error=BundleError)
-    for name, table in tables.items():
-        kinds: dict[str, type[msgspec.Struct]] = {
-            "calibration": Calibration,
-            "input": Input,
-            "split": Split,
-        }
-        to_record(table, kinds[name], where=page, error=BundleError)
+    manifest = to_record(_WHOLE | tables, Manifest, where=page, error=BundleError)
+    files = {one.file: "0" * 64 for one in parts(manifest)}
+    if manifest.input.tokenizer is not None:
+        files[manifest.input.tokenizer] = "0" * 64
+    check_manifest(msgspec.structs.replace(manifest, files=files), where=page)
 
 
 def test_the_page_about_the_uplink_names_every_key_that_there_is(tmp_path: Path) -> None:

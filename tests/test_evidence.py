@@ -248,10 +248,8 @@ def test_the_quick_form_for_one_row_agrees(classes: int, dtype: DTypeLike, atol:
     probs = evidence.probs(alpha)
     totals = evidence.strength(alpha)[:, 0].astype(np.float64)
 
-    quick = [
-        evidence.uncertainties(row, p, total=total)
-        for row, p, total in zip(alpha, probs, totals, strict=True)
-    ]
+    both = evidence.Uncertainties(classes)
+    quick = [both(row, p, total=total) for row, p, total in zip(alpha, probs, totals, strict=True)]
 
     wide = alpha.astype(np.float64)
     np.testing.assert_allclose([q[0] for q in quick], evidence.aleatoric(wide), atol=atol)

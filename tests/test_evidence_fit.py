@@ -36,6 +36,7 @@ from hedge.models.manifest import (  # noqa: E402
     Manifest,
 )
 from hedge.models.measures import augrc, ece_vacuity, hits  # noqa: E402
+from hedge.models.opinion import Assessor  # noqa: E402
 from hedge.models.scores import SCORES  # noqa: E402
 from hedge.models.training.distillation import divergence  # noqa: E402
 from hedge.models.training.evidence_fit import distil_head, fit_head  # noqa: E402
@@ -235,6 +236,26 @@ def test_a_bundles_edge_gets_evidence_that_travels_with_its_file(
     assert [one["name"] for one in record["measured"]["scores"]] == [
         *("vacuity", "max softmax", "temperature", "entropy", "p-norm")
     ]
+
+
+def test_evidence_of_an_onnx_graph_is_kept_in_the_manifest_where_that_is_wished(
+    bundle: Bundle, data: Path, fitted: Path, tmp_path: Path
+) -> None:
+    assert hedge(bundle.path, data, "--place", "manifest", "--out", tmp_path / "out") == 0
+
+    made, before = load_bundle(tmp_path / "out"), load_bundle(fitted / "out")
+    edge = made.manifest.edge[0]
+    assert made.read(edge.file) == bundle.read(bundle.manifest.edge[0].file)
+    rows = load_dataset(data).fitted(made.input, labels=made.labels, where="rows")
+    by_table, by_graph = (
+        Assessor.of(one.manifest.edge[0], classes=len(one.labels)).assess_batch(
+            outputs_of(one, rows).edge
+        )
+        for one in (made, before)
+    )
+    assert by_table.vacuity is not None
+    assert by_graph.vacuity is not None
+    np.testing.assert_allclose(by_table.vacuity, by_graph.vacuity, rtol=2e-3)
 
 
 def test_a_cloud_learns_from_an_evidential_edge_without_labels(
@@ -450,6 +471,8 @@ def test_the_verdict_says_when_a_plainer_score_is_better() -> None:
             scores=(own, other),
             resampled="row",
             units=5,
+            worse=(),
+            advice="",
         )
         return " ".join(plainer(measured))
 

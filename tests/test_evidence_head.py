@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, load_model_from_string, numpy_helper
 from scipy import special, stats
 
 from hedge.models.errors import ModelError
@@ -175,7 +175,7 @@ def test_a_table_makes_an_evidential_model_of_a_softmax(classes: int, output: Ou
         evidence=head(),
     )
     assessor = Assessor.of(edge, classes=classes)
-    opinions = assessor.deepen_batch(assessor.assess_batch(given_))
+    opinions = assessor.deepen_batch(assessor.assess_batch(given_), given_)
 
     np.testing.assert_array_equal(opinions.probs.argmax(axis=1), given_.argmax(axis=1))
     assert opinions.vacuity is not None
@@ -185,7 +185,7 @@ def test_a_table_makes_an_evidential_model_of_a_softmax(classes: int, output: Ou
     total = opinions.alpha.astype(np.float64).sum(axis=1)
     np.testing.assert_allclose(opinions.vacuity, classes / total, rtol=1e-5)
     for row in range(len(given_)):
-        one = assessor.deepen(assessor.assess(given_[row]))
+        one = assessor.deepen(assessor.assess(given_[row]), given_[row])
         assert (one.score, one.aleatoric) == (opinions.score[row], opinions.aleatoric[row])  # type: ignore[index]
 
 
@@ -232,6 +232,52 @@ def test_the_graph_gives_what_numpy_gives(
     np.testing.assert_array_equal(graph.argmax(axis=1), x.argmax(axis=1))
     np.testing.assert_array_equal(alpha.argmax(axis=1), x.argmax(axis=1))
     assert np.isfinite(graph).all()
+
+
+@pytest.mark.parametrize("classes", SIZES)
+@pytest.mark.parametrize("weights", WEIGHTS[:3])
+@pytest.mark.parametrize("temperature", [1.0, 0.4, 3.0])
+def test_the_graph_gives_the_probabilities_of_the_formula(
+    classes: int, weights: tuple[float, ...], temperature: float
+) -> None:
+    z = logits(classes, rows=300)
+    one = head(weights, temperature=temperature)
+    made = append_head(identity(classes), one, classes=classes, output="logits", where="plain")
+
+    alpha = alpha_from_logits(OnnxModel(made.data, where="with head").infer(z)).astype("f8")
+    expected, total = HeadForm(one, classes=classes).rows(z.astype(np.float64))
+
+    sums = alpha.sum(axis=1)
+    np.testing.assert_allclose(alpha / sums[:, None], expected / total[:, None], atol=1e-6)
+    np.testing.assert_allclose(classes / sums, classes / total, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "temperature", "most"),
+    [((0.4, 0.6, 0.0), 1.0, 28), ((0.4, 0.6, 0.0), 1.3, 29), ((0.3, 0.5, 1.7), 1.3, 36)],
+)
+def test_the_head_has_few_operators(
+    weights: tuple[float, ...], temperature: float, most: int
+) -> None:
+    one = head(weights, temperature=temperature)
+    made = append_head(identity(10), one, classes=10, output="logits", where="plain")
+
+    nodes = load_model_from_string(made.data).graph.node
+    assert len(nodes) - 1 <= most  # each costs a device half a microsecond a row
+    assert not {"Cast", "Gemm", "Where"} & {node.op_type for node in nodes}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS[1:3])
+def test_logits_without_bounds_give_bounded_evidence(weights: tuple[float, ...]) -> None:
+    z = np.array([[200.0, 0, -300], [1e4, 1e4, 0], [0, 0, 0], [-1e4, 5e3, 4990]], np.float32)
+    made = append_head(identity(3), head(weights), classes=3, output="logits", where="plain")
+
+    graph = OnnxModel(made.data, where="with head").infer(z)
+    expected, _ = HeadForm(head(weights), classes=3).rows(z.astype(np.float64))
+
+    assert np.isfinite(graph).all()
+    np.testing.assert_allclose(alpha_from_logits(graph), expected, rtol=1e-4)
+    np.testing.assert_array_equal(graph.argmax(axis=1), z.argmax(axis=1))
 
 
 @pytest.mark.parametrize("opset", [9, 12, 13, 17, 18, 21])

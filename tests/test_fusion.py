@@ -84,13 +84,15 @@ def test_without_evidence_on_a_side_both_are_weighed_by_the_entropy_of_the_mean(
 def test_a_row_alone_is_fused_as_it_is_among_others() -> None:
     near, far = _logits(6, seed=5), _logits(6, seed=6)
     assessor = _assessor("evidential", 6)
-    edges, clouds = (assessor.deepen_batch(assessor.assess_batch(logits)) for logits in (near, far))
+    edges, clouds = (
+        assessor.deepen_batch(assessor.assess_batch(logits), logits) for logits in (near, far)
+    )
 
     together = fuse(edges, clouds)
 
     for row, fused in enumerate(together):
-        edge = assessor.deepen(assessor.assess(near[row]))
-        cloud = assessor.deepen(assessor.assess(far[row]))
+        edge = assessor.deepen(assessor.assess(near[row]), near[row])
+        cloud = assessor.deepen(assessor.assess(far[row]), far[row])
         np.testing.assert_array_equal(fuse(edge, cloud), fused)
 
 
@@ -100,7 +102,9 @@ def test_an_opinion_that_was_not_deepened_is_fused_all_the_same() -> None:
     edge, cloud = assessor.assess(near[0]), assessor.assess(far[0])
 
     np.testing.assert_allclose(
-        fuse(edge, cloud), fuse(assessor.deepen(edge), assessor.deepen(cloud)), rtol=1e-8
+        fuse(edge, cloud),
+        fuse(assessor.deepen(edge, near[0]), assessor.deepen(cloud, far[0])),
+        rtol=1e-8,
     )
 
 

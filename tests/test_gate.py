@@ -37,7 +37,7 @@ def _gate(calibration: Calibration = _CALIBRATION, **given: Any) -> Gate:  # noq
 
 def _accepts(gate: Gate, score: float) -> bool:
     opinion = Opinion(np.array([0.6, 0.4]), score, "max_prob")
-    decision, _ = gate.policy.decide(opinion, deepen=lambda one: one)
+    decision, _ = gate.policy.decide(opinion, opinion.probs, deepen=lambda one, _: one)
     return decision.action == "accept"
 
 

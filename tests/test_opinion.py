@@ -9,12 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from msgspec.structs import replace
 from numpy.typing import DTypeLike, NDArray
 from scipy import special, stats
 
 from hedge.models.errors import ModelError
-from hedge.models.manifest import Cloud, Edge, Head, Output, Router, Score, Scoring
-from hedge.models.opinion import Assessor, Opinions
+from hedge.models.manifest import (
+    Cloud,
+    Edge,
+    EvidenceHead,
+    Head,
+    Output,
+    Router,
+    Score,
+    Scoring,
+)
+from hedge.models.opinion import INT8_STEP, Assessor, Opinions
 from hedge.models.records import Opinion
 
 Array = NDArray[np.floating[Any]]
@@ -78,12 +88,62 @@ def test_a_batch_gives_exactly_what_its_rows_give_alone(
     outputs = _outputs(output, classes=classes, rows=rows, dtype=dtype)
 
     batch = assessor.assess_batch(outputs)
-    deep = assessor.deepen_batch(batch)
+    deep = assessor.deepen_batch(batch, outputs)
 
     for row in range(rows):
         opinion = assessor.assess(outputs[row])
         _assert_same(opinion, _row(batch, row))
-        _assert_same(assessor.deepen(opinion), _row(deep, row))
+        _assert_same(assessor.deepen(opinion, outputs[row]), _row(deep, row))
+
+
+@pytest.mark.parametrize("precision", ["float", "int8"])
+@pytest.mark.parametrize("score", ["vacuity", "margin", "router"])
+def test_a_table_on_a_distribution_gives_a_row_what_it_gives_a_batch_with_zeros_or_without(
+    score: Score, precision: Literal["float", "int8"]
+) -> None:
+    assessor = Assessor(
+        output="probabilities",
+        head="evidential",
+        classes=10,
+        score=_scoring(score, 10),
+        precision=precision,
+        evidence=EvidenceHead(
+            weights=(0.4, 0.6, 0.3), bias=-0.3, temperature=1.4, data_sha256="0" * 64
+        ),
+    )
+    outputs = _outputs("probabilities", classes=10, rows=30, dtype=np.float32)
+    outputs[:10, 3] = 0.0
+    outputs[10:20, 4] = INT8_STEP / 2  # the floor itself
+    outputs /= outputs.sum(axis=1, keepdims=True)
+
+    batch = assessor.assess_batch(outputs)
+    deep = assessor.deepen_batch(batch, outputs)
+
+    for row in range(30):
+        opinion = assessor.assess(outputs[row])
+        assert opinion.alpha is None, "that is for what comes past the gate"
+        _assert_same(opinion, replace(_row(batch, row), alpha=None))
+        _assert_same(assessor.deepen(opinion, outputs[row]), _row(deep, row))
+
+
+@pytest.mark.parametrize("output", get_args(Output))
+@pytest.mark.parametrize("score", [one for one in get_args(Score) if one != "vacuity"])
+def test_where_another_score_gates_a_table_is_read_past_the_gate(
+    output: Output, score: Score
+) -> None:
+    table = EvidenceHead(weights=(0.4, 0.6, 0.3), bias=-0.3, temperature=1.4, data_sha256="0" * 64)
+    scoring = _scoring(score, 5)
+    plain = Assessor(output=output, head="softmax", classes=5, score=scoring)
+    both = Assessor(output=output, head="evidential", classes=5, score=scoring, evidence=table)
+    vacuous = Assessor(output=output, head="evidential", classes=5, evidence=table)
+    for row in _outputs(output, classes=5, rows=20, dtype=np.float32):
+        opinion = both.assess(row)
+        _assert_same(opinion, plain.assess(row))
+        deep, read = both.deepen(opinion, row), vacuous.deepen(vacuous.assess(row), row)
+        _assert_same(deep, replace(read, probs=deep.probs, score=deep.score, score_name=score))
+        assert deep.alpha is not None
+        assert deep.alpha.min() >= 1.0
+        np.testing.assert_allclose(deep.alpha / deep.alpha.sum(), read.probs, rtol=1e-6)
 
 
 def test_how_a_batch_lies_in_memory_does_not_matter() -> None:
@@ -107,7 +167,7 @@ def test_evidence_becomes_a_dirichlet_and_its_uncertainties(
     logits = _outputs("logits", classes=classes, rows=1, dtype=dtype)[0]
     assessor = Assessor(output="logits", head="evidential", classes=classes)
 
-    opinion = assessor.deepen(assessor.assess(logits))
+    opinion = assessor.deepen(assessor.assess(logits), logits)
 
     alpha = 1.0 + np.logaddexp(0.0, logits.astype(np.float64))
     dirichlet = stats.dirichlet(alpha)
@@ -133,7 +193,7 @@ def test_logits_without_evidence_become_a_softmax(head: Head) -> None:
     np.testing.assert_allclose(opinion.probs, special.softmax(logits), rtol=1e-6)
     assert opinion.score == pytest.approx(1.0 - special.softmax(logits).max(), rel=1e-6)
     assert (opinion.score_name, opinion.alpha, opinion.vacuity) == ("max_prob", None, None)
-    assert assessor.deepen(opinion) is opinion
+    assert assessor.deepen(opinion, logits) is opinion
 
 
 def test_probabilities_are_brought_to_a_sum_of_one() -> None:
@@ -223,7 +283,8 @@ def test_a_batch_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
 def test_an_empty_batch_gives_no_opinions() -> None:
     assessor = Assessor(output="logits", head="evidential", classes=3)
 
-    opinions = assessor.deepen_batch(assessor.assess_batch(np.zeros((0, 3), np.float32)))
+    none = np.zeros((0, 3), np.float32)
+    opinions = assessor.deepen_batch(assessor.assess_batch(none), none)
 
     assert opinions.probs.shape == (0, 3)
     assert opinions.epistemic is not None
@@ -294,7 +355,7 @@ def test_a_manifest_s_variants_have_their_assessors() -> None:
 def test_chosen_rows_of_a_batch_keep_their_figures() -> None:
     assessor = Assessor(output="logits", head="evidential", classes=3)
     outputs = _outputs("logits", classes=3, rows=4, dtype=np.float64)
-    opinions = assessor.deepen_batch(assessor.assess_batch(outputs))
+    opinions = assessor.deepen_batch(assessor.assess_batch(outputs), outputs)
 
     some = opinions.rows(np.array([False, True, False, True]))
 
@@ -309,7 +370,7 @@ def test_every_opinion_is_a_distribution_with_uncertainties_in_range(logits: Arr
         if output == "probabilities":
             continue
         assessor = Assessor(output=output, head=head, classes=6, score=_scoring(score, 6))
-        opinion = assessor.deepen(assessor.assess(logits))
+        opinion = assessor.deepen(assessor.assess(logits), logits)
         assert abs(float(opinion.probs.sum()) - 1.0) < 1e-5
         assert (opinion.probs >= 0.0).all()
         figures = (opinion.score, opinion.vacuity, opinion.aleatoric, opinion.epistemic)

@@ -12,25 +12,28 @@ from hypothesis import strategies as st
 
 from hedge.models.manifest import Calibration
 from hedge.models.opinion import Assessor
-from hedge.models.records import Decision, Opinion
+from hedge.models.records import Decision, Opinion, Probs
 from hedge.runtime.policy import Policy
 
 POLICY = Policy(total=0.5, epistemic=0.4, aleatoric=0.7, fusion=True)
+_OUTPUTS = np.array([0.3, -1.0, 2.5])
 
 
 def _opinion(score: float, *, evidence: bool = True) -> Opinion:
     alpha = np.array([2.0, 1.0, 1.5]) if evidence else None
-    return Opinion(np.array([0.4, 0.3, 0.3]), score, "vacuity", score, None, None, alpha)
+    vacuity = score if evidence else None
+    return Opinion(np.array([0.4, 0.3, 0.3]), score, "vacuity", vacuity, None, None, alpha)
 
 
 def _decide(
     policy: Policy, opinion: Opinion, *, epistemic: float = 0.0, aleatoric: float = 0.0
 ) -> tuple[Decision, Opinion]:
-    def deepen(plain: Opinion) -> Opinion:
-        assert plain.score >= policy.total, "the costlier uncertainties were not needed"
+    def deepen(plain: Opinion, outputs: Probs) -> Opinion:
+        assert outputs is _OUTPUTS
+        assert not plain.score < policy.total, "the costlier uncertainties were not needed"
         return msgspec.structs.replace(plain, aleatoric=aleatoric, epistemic=epistemic)
 
-    return policy.decide(opinion, deepen=deepen)
+    return policy.decide(opinion, _OUTPUTS, deepen=deepen)
 
 
 def test_below_the_gate_the_edge_answers_and_nothing_more_is_computed() -> None:
@@ -84,14 +87,14 @@ def test_the_case_that_the_paper_leaves_open_is_the_calibration_s_to_settle(
 def test_an_edge_without_evidence_escalates_past_the_gate() -> None:
     opinion = _opinion(0.5, evidence=False)
 
-    decision, same = POLICY.decide(opinion, deepen=_fail)
+    decision, same = POLICY.decide(opinion, _OUTPUTS, deepen=lambda plain, _: plain)
 
     assert decision == Decision("escalate", "score")
     assert same is opinion
 
 
 def test_without_thresholds_for_the_split_the_score_alone_decides() -> None:
-    decision, _ = Policy(total=0.5).decide(_opinion(0.5), deepen=_fail)
+    decision, _ = Policy(total=0.5).decide(_opinion(0.5), _OUTPUTS, deepen=_fail)
 
     assert decision == Decision("escalate", "score")
 
@@ -108,7 +111,7 @@ def test_a_threshold_that_is_missing_is_never_reached() -> None:
 
 
 def test_a_score_that_is_no_number_does_not_pass_the_gate() -> None:
-    decision, _ = POLICY.decide(_opinion(float("nan"), evidence=False), deepen=_fail)
+    decision, _ = _decide(POLICY, _opinion(float("nan")), epistemic=0.1, aleatoric=0.1)
 
     assert decision.action == "escalate"
 
@@ -142,11 +145,12 @@ def test_real_opinions_fall_into_exactly_one_row_of_the_table(
 ) -> None:
     assessor = Assessor(output="logits", head="evidential", classes=4)
     policy = Policy(total=total, epistemic=epistemic, aleatoric=aleatoric, fusion=True)
-    opinion = assessor.assess(np.array(logits))
+    outputs = np.array(logits)
+    opinion = assessor.assess(outputs)
 
-    decision, after = policy.decide(opinion, deepen=assessor.deepen)
+    decision, after = policy.decide(opinion, outputs, deepen=assessor.deepen)
 
-    deep = assessor.deepen(opinion)
+    deep = assessor.deepen(opinion, outputs)
     assert deep.epistemic is not None
     assert deep.aleatoric is not None
     rows = {
@@ -163,5 +167,5 @@ def test_real_opinions_fall_into_exactly_one_row_of_the_table(
     assert (after.epistemic is None) == (decision.reason == "sure")
 
 
-def _fail(_: Opinion) -> Opinion:
+def _fail(_: Opinion, __: Probs) -> Opinion:
     raise AssertionError("the costlier uncertainties were not needed")

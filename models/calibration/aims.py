@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from ..errors import ConfigError
 from ..manifest import Budget
+
+_MOST_PER_HOUR = 1e12
 
 
 class TargetRate(Struct, frozen=True):
@@ -90,5 +93,10 @@ def _check_budget(aim: BudgetAim) -> None:
         raise ConfigError(
             "a budget of bytes needs the bytes that one escalation takes", where="budget"
         )
-    if aim.budget.messages_per_hour is None and aim.budget.bytes_per_hour is None:
-        raise ConfigError("neither messages nor bytes", where="budget")
+    given = {name: one for name, one in asdict(aim.budget).items() if one is not None}
+    if len(given) != 1:
+        what = "of messages or of bytes, not of both" if given else "neither messages nor bytes"
+        raise ConfigError(what, where="budget")
+    for name, amount in given.items():
+        if not 1 <= amount <= _MOST_PER_HOUR:
+            raise ConfigError(f"{amount} is not within [1, 1e12]", where=f"budget.{name}")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..evidence import Array, Figures
 from ..manifest import Calibration, Candidate, Cloud, Edge, Promise, Score
 from ..measures import Flags, Labels, accuracy, augrc, escalation_area, gap_recovered, hits
@@ -24,7 +24,9 @@ from .aims import (
 )
 from .choice import Contender, choose_score, contenders
 from .fusion import FusionGain, fuse_case, fusion_gain
+from .outputs import check_outputs
 from .promise import Promised, design_rows, promise_groups, promise_rows
+from .repeats import find_repeats
 from .threshold import threshold_for_rate
 
 T = TypeVar("T")
@@ -66,16 +68,22 @@ def calibrate(
     seed: int = 0,
     data_sha256: str,
     scores: Sequence[Score] = SCORES,
+    score: Score | None = None,
+    same: NDArray[np.uint64] | None = None,
 ) -> Calibration:
     """Return the calibration of an edge and a cloud model.
 
     ``edge_outputs`` and ``cloud_outputs`` (N, K) are their raw outputs on the same rows,
     ``y`` (N,) the labels, ``group`` (N,) whom the rows are of. Without a cloud the far end
     counts as always right, and nothing is fused. ``scores`` are the candidates, the first of
-    those that tie being preferred. The same input gives the same calibration.
+    those that tie being preferred; ``score`` gates whatever their figures, if it is given. Rows
+    whose number in ``same`` (N,) is equal are copies (`dataset.row_digests`): a promise counts
+    just one of them, and no fit is judged by a copy of what it saw. The same input gives the
+    same calibration.
 
     Raises:
-        ConfigError: the ``aim`` is none that a gate can have, or ``scores`` are none.
+        ConfigError: the ``aim`` is none that a gate can have, ``scores`` are none, or ``score``
+            is none of those that can be had.
         DataError: outputs and labels do not fit each other, or there are too few rows for
             what is to be promised.
         ModelError: outputs are no numbers, or no distribution where they should be one, or
@@ -83,22 +91,68 @@ def calibrate(
     """
     check_aim(aim)
     _check(edge_outputs, cloud_outputs, y, group)
+    check_outputs(edge_outputs, model=edge, where=edge.file)
+    if cloud is not None and cloud_outputs is not None:
+        check_outputs(cloud_outputs, model=cloud, where=cloud.file)
+    copies = 0
+    if same is not None and isinstance(aim, TargetAccuracy):
+        repeats = find_repeats(same, y, group=group, seed=seed)
+        kept, copies, same = repeats.kept, repeats.copies, None
+        edge_outputs, y = edge_outputs[kept], y[kept]
+        cloud_outputs = None if cloud_outputs is None else cloud_outputs[kept]
+        group = None if group is None else group[kept]
     fitted_on, scores = np.ones(len(y), np.bool_), tuple(scores)
     if isinstance(aim, TargetAccuracy) and aim.by == "row":
         fitted_on = design_rows(len(y), seed=seed)
     if isinstance(aim, PaperQuantiles):
         scores = ("vacuity",)
     found = contenders(
-        edge_outputs, y, edge=edge, scores=scores, fitted_on=fitted_on, group=group, seed=seed
+        edge_outputs,
+        y,
+        edge=edge,
+        scores=scores,
+        fitted_on=fitted_on,
+        group=_together(group, same),
+        seed=seed,
     )
     rows = _rows(next(iter(found.values())), cloud_outputs, y, cloud=cloud, group=group)
-    score = choose_score(
+    chosen = _by_hand(score, found) or choose_score(
         {name: one.honest[fitted_on] for name, one in found.items()}, rows.edge_correct[fitted_on]
     )
-    gate = _gate(found[score], rows, aim, design=fitted_on)
+    gate = _gate(found[chosen], rows, aim, design=fitted_on)
+    how = "score by least AUGRC" if score is None else "score by hand"
+    left = f"; {copies} copies of other rows left out" if copies else ""
     return _calibration(
-        found, score, gate, rows, aim=aim, fitted_on=fitted_on, data_sha256=data_sha256
+        found,
+        chosen,
+        gate._replace(how=f"{gate.how}{left}; {how}"),
+        rows,
+        aim=aim,
+        fitted_on=fitted_on,
+        data_sha256=data_sha256,
     )
+
+
+def _together(group: NDArray[Any] | None, same: NDArray[np.uint64] | None) -> NDArray[Any] | None:
+    """Return what no fit may be both taught and judged by: groups, else rows that are copies."""
+    if group is not None or same is None:
+        return group
+    return same if len(np.unique(same)) < len(same) else None
+
+
+def _by_hand(score: Score | None, found: Mapping[Score, Contender]) -> Score | None:
+    """Return the score that was asked for, which can be had.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if score is not None and score not in found:
+        raise ConfigError(
+            f"{score!r} cannot gate this edge by these rows",
+            where="score",
+            hint=f"these can: {', '.join(found)}",
+        )
+    return score
 
 
 def _calibration(
@@ -112,7 +166,7 @@ def _calibration(
     data_sha256: str,
 ) -> Calibration:
     chosen = found[score]
-    deep = chosen.assessor.deepen_batch(chosen.opinions)
+    deep = chosen.deep()
     epistemic, aleatoric = _quantile(deep.epistemic), _quantile(deep.aleatoric)
     case = fuse_case(deep, total=gate.total, epistemic=epistemic, aleatoric=aleatoric)
     fusion = _fusion(deep.rows(case), rows, case)
@@ -133,10 +187,7 @@ def _calibration(
             _candidate(name, one.honest[fitted_on], rows, fitted_on, rate=rate)
             for name, one in found.items()
         ),
-        method=(
-            f"{gate.how}; score by least AUGRC; split at the {PAPER_QUANTILE} quantiles; "
-            "fusion by sign test"
-        ),
+        method=(f"{gate.how}; split at the {PAPER_QUANTILE} quantiles; fusion by sign test"),
         rows=len(rows.y),
         data_sha256=data_sha256,
     )
@@ -224,7 +275,8 @@ def _fusion(deep: Opinions, rows: _Rows, case: Flags) -> FusionGain:
     if rows.cloud is None or rows.cloud_outputs is None:
         return FusionGain(0, None, 1.0)
     far = Assessor.of(rows.cloud, classes=rows.cloud_outputs.shape[1])
-    answers = far.deepen_batch(far.assess_batch(rows.cloud_outputs[case]))
+    outputs = rows.cloud_outputs[case]
+    answers = far.deepen_batch(far.assess_batch(outputs), outputs)
     return fusion_gain(deep, answers, rows.y[case])
 
 

@@ -35,8 +35,13 @@ class Contender(NamedTuple):
 
     scoring: Scoring
     assessor: Assessor
+    outputs: Array
     opinions: Opinions
     honest: Figures
+
+    def deep(self) -> Opinions:
+        """Return the opinions with all evidence, where there is any."""
+        return self.assessor.deepen_batch(self.opinions, self.outputs)
 
 
 def contenders(
@@ -112,7 +117,7 @@ def _contender(score: Score, rows: _Rows, *, edge: Edge) -> Contender | None:
 def _assessed(scoring: Scoring, rows: _Rows, *, edge: Edge) -> Contender:
     assessor = Assessor.of(edge, classes=rows.outputs.shape[1], score=scoring)
     opinions = assessor.assess_batch(rows.outputs)
-    return Contender(scoring, assessor, opinions, opinions.score.copy())
+    return Contender(scoring, assessor, rows.outputs, opinions, opinions.score.copy())
 
 
 def choose_score(scores: Mapping[Score, Figures], correct: Flags) -> Score:

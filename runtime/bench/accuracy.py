@@ -116,5 +116,7 @@ def _outputs(contender: Contender, data: Dataset) -> Array:
 
 def _accepted(outputs: Array, assessor: Assessor, policy: Policy) -> Flags:
     """Return (n,) whether the policy accepts each row, decided as the device decides."""
-    decided = [policy.decide(assessor.assess(row), deepen=assessor.deepen)[0] for row in outputs]
+    decided = [
+        policy.decide(assessor.assess(row), row, deepen=assessor.deepen)[0] for row in outputs
+    ]
     return np.array([one.action == "accept" for one in decided])

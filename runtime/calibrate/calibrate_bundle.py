@@ -13,9 +13,11 @@ from msgspec.structs import replace as replaced
 
 from ...models.bundle import Bundle, load_bundle, write_bundle
 from ...models.calibration import Aim, TargetAccuracy, calibrate
-from ...models.dataset import Dataset, digest, load_dataset
+from ...models.calibration.promise import design_rows
+from ...models.calibration.repeats import Repeats, copies_sentence, find_repeats
+from ...models.dataset import Dataset, digest, load_dataset, row_digests
 from ...models.errors import DataError, HedgeError
-from ...models.manifest import Calibration, Edge
+from ...models.manifest import Calibration, Edge, Score
 from ...models.measures import Labels, accuracy, hits
 from ...models.next_version import next_version
 from ...models.opinion import Assessor
@@ -25,20 +27,35 @@ from .report import CalibrateReport
 
 
 class CalibrateOrder(Struct, frozen=True, kw_only=True):
-    """What to aim at, for which edge ``variant`` (None: the first)."""
+    """What to aim at, for which edge ``variant`` (None: the first).
+
+    ``score`` is the one that gates; None: the one that the rows choose.
+    """
 
     aim: Aim
     variant: str | None = None
+    score: Score | None = None
     seed: int = 0
 
 
 class _Run(NamedTuple):
-    """The rows that pass the filters, their classes, and what the models give for them."""
+    """Rows that pass the filters, their classes, and what the models give for them.
+
+    Where a promise is made, ``repeats`` has told which rows are copies, and they are left out.
+    """
 
     data: Dataset
     y: Labels
     outputs: BothOutputs
     edge: Edge
+    repeats: Repeats
+
+    def kept(self) -> _Run:
+        """Return what counts: of rows that are equal just one."""
+        kept, given = self.repeats.kept, self.outputs
+        cloud = None if given.cloud is None else given.cloud[kept]
+        outputs = BothOutputs(given.edge[kept], cloud, given.passes[kept])
+        return _Run(self.data.rows(kept), self.y[kept], outputs, self.edge, self.repeats)
 
 
 def calibrate_bundle(
@@ -68,8 +85,14 @@ def calibrate_bundle(
         raise DataError("no row passes the bundle's filters", where=where)
     passed = data.rows(passes)
     cloud = None if outputs.cloud is None else outputs.cloud[passes]
-    run = _Run(passed, y[passes], BothOutputs(outputs.edge[passes], cloud, passes[passes]), edge)
     _check_unseen(bundle, data, passed, where=where)
+    run = _Run(
+        passed,
+        y[passes],
+        BothOutputs(outputs.edge[passes], cloud, passes[passes]),
+        edge,
+        find_repeats(row_digests(passed.x), y[passes], group=passed.group, seed=order.seed),
+    )
     found = _calibrated(bundle, run, order)
     manifest = replaced(
         bundle.manifest, calibration=found, version=_new_version(bundle.manifest.version, out)
@@ -104,9 +127,12 @@ def _classes(data: Dataset, labels: tuple[str, ...], *, where: str) -> Labels:
 
 
 def _check_unseen(bundle: Bundle, data: Dataset, passed: Dataset, *, where: str) -> None:
-    """Refuse rows that were seen, unless as those of the calibration that this one replaces."""
+    """Refuse rows that were seen, unless as those of the calibration that this one replaces.
+
+    That one may have been before the bundle's filters: of all the rows, not of those that pass.
+    """
     before = bundle.manifest.calibration
-    if before is not None and before.data_sha256 == digest(passed):
+    if before is not None and before.data_sha256 in (digest(passed), digest(data)):
         return
     seen = int(seen_rows(bundle, data).sum())
     if seen:
@@ -118,17 +144,26 @@ def _check_unseen(bundle: Bundle, data: Dataset, passed: Dataset, *, where: str)
 
 
 def _calibrated(bundle: Bundle, run: _Run, order: CalibrateOrder) -> Calibration:
-    found = calibrate(
-        run.outputs.edge,
-        run.outputs.cloud,
-        run.y,
-        edge=run.edge,
-        cloud=bundle.manifest.cloud,
-        aim=order.aim,
-        group=run.data.group,
-        seed=order.seed,
-        data_sha256=digest(run.data),
-    )
+    try:
+        found = calibrate(
+            run.outputs.edge,
+            run.outputs.cloud,
+            run.y,
+            edge=run.edge,
+            cloud=bundle.manifest.cloud,
+            aim=order.aim,
+            group=run.data.group,
+            seed=order.seed,
+            data_sha256=digest(run.data),
+            score=order.score,
+            same=row_digests(run.data.x),
+        )
+    except DataError as error:
+        _, copies, torn = run.repeats
+        if not copies or not isinstance(order.aim, TargetAccuracy):
+            raise
+        what = f"{error.what}; {copies_sentence(copies, torn, rows=len(run.y))}"
+        raise DataError(what, where=error.where, hint=error.hint) from error
     before = bundle.manifest.calibration
     return found if before is None else replaced(found, neither=before.neither)
 
@@ -147,6 +182,9 @@ def _new_version(version: str, out: Path) -> str:
 def _report(
     written: Bundle, run: _Run, found: Calibration, order: CalibrateOrder, *, rows: int, out: Path
 ) -> CalibrateReport:
+    passed = len(run.y)
+    if isinstance(order.aim, TargetAccuracy):
+        run = run.kept()
     assessor = Assessor.of(run.edge, classes=len(written.labels), score=found.scoring)
     opinions = assessor.assess_batch(run.outputs.edge)
     right, accepted = hits(opinions.probs, run.y), opinions.score < found.total
@@ -158,10 +196,25 @@ def _report(
         variant=run.edge.name,
         seed=order.seed,
         rows=rows,
-        passed=len(run.y),
+        passed=passed,
+        copies=run.repeats.copies,
+        torn=run.repeats.torn,
+        counted=len(run.y),
+        compared=_compared(len(run.y), order),
         edge_accuracy=accuracy(right),
         cloud_accuracy=None if cloud is None else accuracy(hits(cloud, run.y)),
         escalated_share=float(1.0 - accepted.mean()),
+        accepted=int(accepted.sum()),
         accepted_accuracy=accuracy(right[accepted]) if accepted.any() else None,
+        by_hand=order.score is not None,
+        own_logits=run.edge.head == "evidential" and run.edge.evidence is None,
         calibration=found,
     )
+
+
+def _compared(rows: int, order: CalibrateOrder) -> int:
+    """Return on how many rows the scores were compared: a promise by row tests on the others."""
+    aim = order.aim
+    if isinstance(aim, TargetAccuracy) and aim.by == "row":
+        return int(design_rows(rows, seed=order.seed).sum())
+    return rows

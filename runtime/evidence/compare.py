@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from ...models.scores import SCORES
 from ...models.weighted import Covered
 from .division import Division
 from .record import Measured, Quality, Scored
+from .verdict import advise, worse_of
 
 
 def compare(
@@ -37,11 +38,13 @@ def compare(
     *,
     division: Division,
     group: NDArray[Any] | None,
+    part: Literal["edge", "cloud"],
     seed: int,
 ) -> Measured:
     """Return what the rows held out say of a model's ``logits`` (N, K) and the opinions after.
 
     ``logits``, ``after`` and ``y`` are of all rows; the temperature comes from those that teach.
+    ``part`` is what the model is of its bundle.
     """
     temperature = fit_temperature(logits[division.taught], y[division.taught])
     held = np.zeros(len(y), bool)
@@ -59,14 +62,19 @@ def compare(
         scores["p-norm"] = SCORES["p_norm"].rows(plain)
     correct = hits(probs, y)
     drawings = Resampling(len(y), group=None if group is None else group[held], seed=seed)
+    before, own = _quality(probs, y, None), _quality(mine.probs, y, mine.vacuity)
+    alone, found = _quality(scaled, y, None), tuple(_scored(scores, correct, drawings))
+    worse = worse_of(before, own, alone)
     return Measured(
-        before=_quality(probs, y, None),
-        after=_quality(mine.probs, y, mine.vacuity),
+        before=before,
+        after=own,
         temperature=temperature,
-        scaled=_quality(scaled, y, None),
-        scores=tuple(_scored(scores, correct, drawings)),
+        scaled=alone,
+        scores=found,
         resampled=drawings.by,
         units=drawings.units,
+        worse=worse,
+        advice=advise(found, worse, part=part),
     )
 
 

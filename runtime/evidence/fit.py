@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace as replaced
 
 from ...models.bundle import Bundle, write_bundle
-from ...models.dataset import Dataset, digest, load_dataset
+from ...models.calibration.outputs import check_outputs
+from ...models.calibration.repeats import find_repeats
+from ...models.dataset import Dataset, digest, load_dataset, row_digests
 from ...models.errors import BundleError, ConfigError, DataError, MissingExtraError, ModelError
 from ...models.evidence import Array
 from ...models.evidence_head import FEATURES
@@ -23,7 +25,8 @@ from ..bench.machine import this_machine
 from ..both_models import edge_variant, part_outputs, passing
 from .compare import compare
 from .division import Division, divide
-from .record import FORMAT, EvidenceFit
+from .record import FORMAT, EvidenceFit, Place
+from .rest import check_rest, with_rest
 from .subject import Subject
 
 
@@ -37,21 +40,25 @@ class Proxy(NamedTuple):
 class Order(Struct, frozen=True, kw_only=True):
     """How to fit: about the ``share`` of the rows teach, drawn by ``seed``.
 
-    ``rest`` is where the rows that did not teach are written to, for calibration.
+    ``rest`` is where the rows that did not teach are written to, for calibration. ``place`` is
+    where evidence is kept, of a model that has a choice.
     """
 
     share: float = 0.5
     seed: int = 0
     replace: bool = False
     rest: Path | None = None
+    place: Place = "graph"
 
 
 class _Rows(NamedTuple):
-    """The rows that count, with how many were left out as seen, and as filtered."""
+    """The rows that count, and how many were left out as seen, as filtered, and as copies."""
 
     data: Dataset
     left_out: int
     filtered: int
+    copies: int
+    torn: int
 
 
 class _Learnt(NamedTuple):
@@ -78,7 +85,7 @@ def fit(
     """
     _check(subject, order, out=out)
     where = str(data_path)
-    rows = _rows(subject, load_dataset(data_path), proxy, where=where)
+    rows = _rows(subject, load_dataset(data_path), proxy, where=where, seed=order.seed)
     data = rows.data
     outputs = subject.outputs(data)
     _check_outputs(subject, outputs)
@@ -88,15 +95,15 @@ def fit(
     logits, taught = subject.logits(outputs), data.rows(division.taught)
     target = None if proxy is None else _sure(subject, proxy, data)
     learnt = _learn(logits, target, taught, division, seed=order.seed)
-    changed, place = _with_head(subject, learnt.head)
+    changed, place = _with_head(subject, learnt.head, place=order.place)
     after = outputs if place == "manifest" else changed.outputs(data)
     opinions = Assessor.of(changed.model, classes=logits.shape[1]).assess_batch(after)
     different = int(np.sum(opinions.probs.argmax(axis=1) != outputs.argmax(axis=1)))
     version = next_version(subject.manifest.version)
     manifest, files = with_seen(changed.manifest, changed.files, taught)
-    if order.rest is not None:
-        _write_rest(order.rest, data.rows(division.held), labels=manifest.labels)
-    written = write_bundle(out, replaced(manifest, version=version), files, replace=order.replace)
+    with with_rest(order.rest, data.rows(division.held), labels=manifest.labels):
+        named = replaced(manifest, version=version)
+        written = write_bundle(out, named, files, replace=order.replace)
     return EvidenceFit(
         format=FORMAT,
         bundle=manifest.name,
@@ -113,6 +120,8 @@ def fit(
         divided_by=division.by,
         left_out=rows.left_out,
         filtered=rows.filtered,
+        copies=rows.copies,
+        torn=rows.torn,
         seed=order.seed,
         weights=dict(zip(FEATURES, learnt.head.weights, strict=True)),
         bias=learnt.head.bias,
@@ -123,7 +132,13 @@ def fit(
         measured=None
         if data.y is None
         else compare(
-            logits, opinions, data.y, division=division, group=data.group, seed=order.seed
+            logits,
+            opinions,
+            data.y,
+            division=division,
+            group=data.group,
+            part=subject.part,
+            seed=order.seed,
         ),
         calibration_dropped=subject.manifest.calibration is not None,
         machine=this_machine(),
@@ -140,15 +155,17 @@ def _check(subject: Subject, order: Order, *, out: Path) -> None:
         raise BundleError(
             "is there already", where=str(out), hint="name another place, or --replace it"
         )
+    if order.rest is not None:
+        check_rest(order.rest)
     if subject.model.head == "evidential":
         raise ModelError(
             "has evidence already", where=subject.where, hint="give the classifier as it was"
         )
 
 
-def _rows(subject: Subject, data: Dataset, proxy: Proxy | None, *, where: str) -> _Rows:
-    """Return the rows that may teach or judge, as the bundle's samples and labels."""
-    fitted = data.fitted(subject.manifest.input, labels=subject.manifest.labels, where=where)
+def _rows(subject: Subject, data: Dataset, proxy: Proxy | None, *, where: str, seed: int) -> _Rows:
+    """Return the rows that may teach or judge, as the bundle's samples and labels, each once."""
+    fitted = _fitted(subject, data, where=where)
     if fitted.y is None and proxy is None:
         raise DataError(
             "no array y", where=where, hint="evidence is learnt from classes, or from a --proxy"
@@ -163,7 +180,22 @@ def _rows(subject: Subject, data: Dataset, proxy: Proxy | None, *, where: str) -
     if not keep.any():
         what = "training or calibration saw them, or a filter drops them"
         raise DataError(f"none of {len(keep)} rows is left: {what}", where=where)
-    return _Rows(fitted.rows(keep), int(seen.sum()), int((dropped & ~seen).sum()))
+    left = fitted.rows(keep)
+    kept, copies, torn = find_repeats(row_digests(left.x), left.y, group=left.group, seed=seed)
+    filtered = int((dropped & ~seen).sum())
+    return _Rows(left.rows(kept), int(seen.sum()), filtered, copies, torn)
+
+
+def _fitted(subject: Subject, data: Dataset, *, where: str) -> Dataset:
+    spec, given = subject.manifest.input, data.x.dtype
+    try:
+        return data.fitted(spec, labels=subject.manifest.labels, where=where)
+    except DataError as error:
+        if subject.bundle is not None or given == spec.dtype or data.x.shape[1:] != spec.shape:
+            raise
+        kind = "float32" if given.kind == "f" else "int32"
+        hint = f"{spec.dtype} is guessed from the graph; --input-dtype {kind} if that is wrong"
+        raise DataError(error.what, where=error.where, hint=hint) from error
 
 
 def _check_classes(subject: Subject, data: Dataset, *, where: str) -> None:
@@ -188,16 +220,9 @@ def _check_outputs(subject: Subject, outputs: Array) -> None:
     Raises:
         ModelError: they are NaN, no distributions, or distributions that are said to be logits.
     """
-    model, classes = subject.model, outputs.shape[1]
-    plain = replaced(model, head="softmax", evidence=None)
-    Assessor.of(plain, classes=classes, score="max_prob").assess_batch(outputs)
-    sums = outputs.sum(axis=1)
-    if model.output == "logits" and outputs.min() >= 0 and np.abs(sums - 1).max() < 1e-3:
-        raise ModelError(
-            "every output is a distribution, and they are said to be logits",
-            where=subject.where,
-            hint='output = "probabilities" in the manifest says what they are',
-        )
+    check_outputs(outputs, model=subject.model, where=subject.where)
+    plain = replaced(subject.model, head="softmax", evidence=None)
+    Assessor.of(plain, classes=outputs.shape[1], score="max_prob").assess_batch(outputs)
 
 
 def _sure(subject: Subject, proxy: Proxy, data: Dataset) -> Array:
@@ -239,12 +264,10 @@ def _learn(
     return _Learnt(found.head, found.tried, found.rows)
 
 
-def _with_head(
-    subject: Subject, head: EvidenceHead
-) -> tuple[Subject, Literal["graph", "manifest"]]:
-    """Put the head into the graph where that can be, else into the manifest."""
+def _with_head(subject: Subject, head: EvidenceHead, *, place: Place) -> tuple[Subject, Place]:
+    """Put the head into the graph where that is wished and can be, else into the manifest."""
     model, classes = subject.model, len(subject.manifest.labels)
-    if model.format == "onnx":
+    if model.format == "onnx" and place == "graph":
         try:
             from ...models.training import onnx_head  # noqa: PLC0415  it needs onnx
         except ImportError as error:
@@ -284,17 +307,6 @@ def _apart(target: Array, opinions: Opinions, division: Division) -> float:
         for alpha in (target, opinions.alpha)
     )
     return float(divergence(*both).mean())
-
-
-def _write_rest(path: Path, rest: Dataset, *, labels: tuple[str, ...]) -> None:
-    columns = {"X": rest.x, "y": rest.y, "group": rest.group, "time": rest.time}
-    arrays = {name: column for name, column in columns.items() if column is not None}
-    arrays["labels"] = np.array(labels)
-    try:
-        with path.open("wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise DataError(f"cannot be written: {error.strerror}", where=str(path)) from error
 
 
 def _model_name(model: Edge | Cloud) -> str:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from msgspec import Struct
 
+from ...models.calibration.repeats import copies_sentence
 from ..bench.machine import Machine
 
 FORMAT = 1
+MEASURES: Mapping[str, str] = MappingProxyType(
+    {"ece_prob": "ECE of max p", "brier": "Brier", "log_score_nats": "log score"}
+)
+
+Place = Literal["graph", "manifest"]
+"""Where a model's evidence is kept."""
 
 
 class Quality(Struct, frozen=True, kw_only=True):
@@ -36,11 +44,24 @@ class Scored(Struct, frozen=True, kw_only=True):
     high: float
 
 
+class Worse(Struct, frozen=True, kw_only=True):
+    """A measure of the probabilities that evidence made worse, on the rows held out.
+
+    ``than`` the model as it was before, or than a temperature alone makes it.
+    """
+
+    measure: Literal["ece_prob", "brier", "log_score_nats"]
+    than: Literal["before", "temperature"]
+    was: float
+    now: float
+
+
 class Measured(Struct, frozen=True, kw_only=True):
     """What the held-out rows, whose classes are known, say; ``scores`` begin with vacuity.
 
     ``scaled`` is what a temperature alone makes of it, fitted on the rows that teach. ``resampled``
-    is what the intervals take as independent, of which there are ``units``.
+    is what the intervals take as independent, of which there are ``units``. ``advice`` says in
+    words what follows from what is ``worse``.
     """
 
     before: Quality
@@ -50,6 +71,8 @@ class Measured(Struct, frozen=True, kw_only=True):
     scores: tuple[Scored, ...]
     resampled: Literal["row", "group"]
     units: int
+    worse: tuple[Worse, ...]
+    advice: str
 
 
 class EvidenceFit(Struct, frozen=True, kw_only=True):
@@ -58,7 +81,8 @@ class EvidenceFit(Struct, frozen=True, kw_only=True):
     ``taught_by`` is "labels", or the proxy. ``place`` says whether the head is in the graph or in
     the manifest. ``tried`` is what each choice of features reached, held out: AUGRC, or the
     divergence from the proxy in nats, which is ``divergence_nats`` on the rows held out for good.
-    ``left_out`` rows were seen before; ``filtered`` ones a filter drops.
+    ``left_out`` rows were seen before; ``filtered`` ones a filter drops; ``copies`` are equal to
+    another row, and left out too, ``torn`` of these others being there under more than one class.
     """
 
     format: int
@@ -69,13 +93,15 @@ class EvidenceFit(Struct, frozen=True, kw_only=True):
     digest: str
     part: Literal["edge", "cloud"]
     model: str
-    place: Literal["graph", "manifest"]
+    place: Place
     taught_by: str
     taught_rows: int
     held_rows: int
     divided_by: Literal["group", "row"]
     left_out: int
     filtered: int
+    copies: int
+    torn: int
     seed: int
     weights: dict[str, float]
     bias: float
@@ -119,6 +145,9 @@ def _text(found: EvidenceFit) -> Iterator[str]:
         f"  {found.taught_rows} rows taught, measured on {found.held_rows} others, divided by "
         f"{found.divided_by}, seed {found.seed}{left}{filtered}"
     )
+    if found.copies:
+        rows = found.taught_rows + found.held_rows + found.copies
+        yield f"  {copies_sentence(found.copies, found.torn, rows=rows)}: each row counts once"
     yield f"  labels that are different now: {found.labels_different}"
     if found.divergence_nats is not None:
         yield f"  divergence from the proxy, per row: {found.divergence_nats:.3f} nats"
@@ -141,6 +170,20 @@ def _measured(found: Measured) -> Iterator[str]:
         own = one is found.scores[0]
         yield _line(one.name, f"{one.aurc:.5f}", f"{one.augrc:.5f}", "" if own else f"  {change}")
     yield from (f"  {line}" for line in plainer(found))
+    yield from (f"  {line}" for line in _worse(found))
+    yield f"  {found.advice}"
+
+
+def _worse(found: Measured) -> Iterator[str]:
+    """Yield what became worse, a line for each thing that it is worse than."""
+    for than, name in (("before", "before"), ("temperature", f"T = {found.temperature:.2f} alone")):
+        changes = [
+            f"{MEASURES[one.measure]} {one.was:.4f} to {one.now:.4f}"
+            for one in found.worse
+            if one.than == than
+        ]
+        if changes:
+            yield f"worse than {name}: {', '.join(changes)}"
 
 
 def _number(value: float | None) -> str:

@@ -49,7 +49,7 @@ def answers(
     """
     classes = edge_outputs.shape[1]
     assessor = edge_assessor(edge, calibration, classes=classes)
-    near = assessor.assess_batch(edge_outputs)
+    near = assessor.deepen_batch(assessor.assess_batch(edge_outputs), edge_outputs)
     far = None
     if cloud is not None and cloud_outputs is not None:
         far = Assessor.of(cloud, classes=classes).assess_batch(cloud_outputs)
@@ -68,7 +68,10 @@ def decided(outputs: Array, assessor: Assessor, calibration: Calibration) -> Ask
     """Return what the policy makes of each row of ``outputs`` (N, K)."""
     policy = Policy.of(calibration)
     actions = np.array(
-        [policy.decide(assessor.assess(row), deepen=assessor.deepen)[0].action for row in outputs]
+        [
+            policy.decide(assessor.assess(row), row, deepen=assessor.deepen)[0].action
+            for row in outputs
+        ]
     )
     return Asked(actions != "accept", actions == "fuse")
 

@@ -76,7 +76,8 @@ def measure(bundle: Bundle, plan: Plan, *, show: Callable[[str], None]) -> Measu
     edge = edge_variant(bundle, plan.variant)
     rows = new_rows(plan.data, bundle)
     other = None if plan.other is None else other_rows(plan.other, bundle)
-    show(f"running {edge.name} and the cloud on {len(rows.y)} rows")
+    both = edge.name if bundle.manifest.cloud is None else f"{edge.name} and the cloud"
+    show(f"running {both} on {len(rows.y)} rows")
     judged, dropped = _judged(bundle, edge, rows, plan)
     return _measured(judged, plan, other=other, dropped=dropped, show=show)
 

@@ -128,7 +128,8 @@ def _decision(
         return lambda outputs: assessor.assess(outputs) is None
     policy = Policy.of(calibration)
     return lambda outputs: (
-        policy.decide(assessor.assess(outputs), deepen=assessor.deepen)[0].action != "accept"
+        policy.decide(assessor.assess(outputs), outputs, deepen=assessor.deepen)[0].action
+        != "accept"
     )
 
 

@@ -105,8 +105,7 @@ def scores(classes: int) -> Iterator[tuple[str, list[Callable[[], object]]]]:
 def past_the_gate(classes: int) -> list[Callable[[], object]]:
     """Return as work what comes past the gate: the two uncertainties that cost more."""
     one = assessor("vacuity", classes=classes, head="evidential")
-    opinions = [one.assess(row) for row in rows(classes)]
-    return [functools.partial(one.deepen, opinion) for opinion in opinions]
+    return [functools.partial(one.deepen, one.assess(row), row) for row in rows(classes)]
 
 
 def softmax(row: Array) -> Array:
@@ -125,7 +124,7 @@ def _calls(work: Callable[[Array], object], given: Array) -> list[Callable[[], o
 
 
 def _all_three(one: Assessor, row: Array) -> object:
-    return one.deepen(one.assess(row))
+    return one.deepen(one.assess(row), row)
 
 
 def costs_of(
