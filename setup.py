@@ -105,6 +105,7 @@ setup(
         "zstd": ZSTD,
         "jpeg": JPEG,
         "train": TRAIN,
+        "train-tflite": [*TRAIN, "litert-torch>=0.10", "ai-edge-quantizer>=0.10"],
         "study": STUDY,
         "bench": BENCH,
         "nvml": NVML,

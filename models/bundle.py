@@ -29,6 +29,7 @@ from .manifest import FORMAT, Input, Manifest, Split
 from .toml import parse_toml, to_record, write_toml
 
 SUFFIX = ".hedge"
+_BARE = frozenset({".onnx", ".tflite"})
 MAX_MANIFEST_BYTES = 1 << 20
 
 
@@ -146,6 +147,12 @@ def contract_of(manifest: Manifest, split: Split | None = None) -> str:
 
 def _load(path: Path, *, pin: str | None, shown: Path) -> Bundle:
     where = str(shown)
+    if path.suffix.lower() in _BARE and path.is_file():
+        raise BundleError(
+            "is a bare model, and a bundle is needed",
+            where=where,
+            hint="hedge bundle init makes one of it",
+        )
     archive = open_archive(path, where=where)
     document = _manifest_bytes(archive, where=where)
     digest = hashlib.sha256(document).hexdigest()

@@ -11,9 +11,19 @@ import numpy as np
 from .archive import check_name
 from .errors import BundleError, ModelError
 from .evidence_head import FEATURES
-from .graph import model_spec, shape_text, tensors
+from .graph import model_spec, shape_text
 from .inputs.problems import input_problems
-from .manifest import Budget, Calibration, Cloud, Edge, EvidenceHead, Head, Input, Manifest, Split
+from .manifest import (
+    Budget,
+    Calibration,
+    Cloud,
+    Edge,
+    EvidenceHead,
+    Head,
+    Input,
+    Manifest,
+    Split,
+)
 from .model import TensorSpec
 from .prepare import fed_dtype, widened
 from .scores import router_width
@@ -24,9 +34,10 @@ REFERENCE = 19
 
 
 class Part(NamedTuple):
-    """One model file of a bundle; ``outputs`` is the width of (B, outputs), if known.
+    """One model file of a bundle; ``outputs`` is the width of (B, outputs), None: any.
 
-    ``takes`` is what it is fed, where that is not the bundle's input.
+    Any is that of a skip filter with one threshold for all that it gives, one a task.
+    ``takes`` is what it is fed; None: the bundle's input.
     """
 
     role: str
@@ -49,6 +60,7 @@ def parts(manifest: Manifest) -> tuple[Part, ...]:
             edge.format,
             classes,
             edge.output_name,
+            manifest.taken_by(edge),
         )
         for place, edge in enumerate(manifest.edge)
     )
@@ -58,7 +70,8 @@ def parts(manifest: Manifest) -> tuple[Part, ...]:
             f"$.filter[{place}]",
             part.file,
             part.format,
-            1 if (part.kind, part.attach) == ("skip", "input") else None,
+            part.reuse.width if part.reuse is not None else len(part.thresholds) or None,
+            takes=manifest.taken_by(part),
         )
         for place, part in enumerate(manifest.filter)
     )
@@ -99,30 +112,43 @@ def check_model(data: bytes, part: Part, spec: Input, *, where: str) -> None:
     Raises:
         ModelError: what is wrong with the graph at ``where``.
     """
-    if part.outputs is None:
-        tensors(data, format=part.format, where=where)
-        return
     found = model_spec(data, format=part.format, output=part.output_name, where=where)
     _check_input(found.inputs[0], spec, where=where)
-    width, given = part.outputs, found.outputs[0]
-    of = "one filter logit" if width == 1 else f"the {width} {_columns(part)}"
-    _check_tensor(given, (width,), what="output", of=of, where=where)
+    _check_tensor(found.outputs[0], (part.outputs,), what="output", of=_columns(part), where=where)
 
 
 def _columns(part: Part) -> str:
-    return "features" if part.role == "split" else "labels"
+    if part.outputs is None:
+        return "a filter's logits, one a task"
+    kinds = {
+        "split": "features",
+        "reuse filter": "values of a key ($.filter.reuse.width)",
+        "skip filter": "thresholds ($.filter.thresholds)",
+    }
+    return f"the {part.outputs} {kinds.get(part.role, 'labels')}"
 
 
 def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    if not manifest.edge and manifest.cloud is None:
+    if not manifest.edge and manifest.cloud is None and manifest.split is None:
         yield "$", "neither an edge nor a cloud model"
+    yield from _attached(manifest)
     yield from _text(manifest)
     yield from _files(manifest)
     yield from _labels(manifest)
+    yield from _filters(manifest)
     yield from _choices(manifest)
     yield from _numbers(manifest)
     yield from input_problems(manifest.input)
     yield from _heads(manifest)
+
+
+def _attached(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield what takes features that nothing makes."""
+    parts = {f"$.edge[{place}]": edge.attach for place, edge in enumerate(manifest.edge)}
+    parts |= {f"$.filter[{place}]": one.attach for place, one in enumerate(manifest.filter)}
+    for key, attach in parts.items():
+        if attach == "feature" and manifest.split is None:
+            yield f"{key}.attach", "there is no [split], whose features it would take"
 
 
 def _text(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -166,6 +192,22 @@ def _labels(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"$.filter[{place}].redundant", "names every label: nothing would matter"
 
 
+def _filters(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield which filter lacks its [reuse], or has one that it cannot have."""
+    reusing = 0
+    for place, part in enumerate(manifest.filter):
+        key = f"$.filter[{place}].reuse"
+        reusing += part.kind == "reuse"
+        if part.kind == "reuse" and part.thresholds:
+            yield f"$.filter[{place}].thresholds", "are for skip filters; a reuse filter has none"
+        if part.kind == "skip" and part.reuse is not None:
+            yield key, "is for reuse filters; a skip filter has a threshold"
+        if part.kind == "reuse" and part.reuse is None:
+            yield key, "is missing, which says when a reuse filter answers"
+        if part.kind == "reuse" and reusing > 1:
+            yield f"$.filter[{place}].kind", "a second reuse filter, where one knows all answers"
+
+
 def _choices(manifest: Manifest) -> Iterator[tuple[str, str]]:
     names = [edge.name for edge in manifest.edge]
     boards = [(choice.board, choice.power_mode) for choice in manifest.choice]
@@ -191,10 +233,22 @@ def _numbers(manifest: Manifest) -> Iterator[tuple[str, str]]:
             numbers[f"$.calibration.{name}"] = getattr(manifest.calibration, name)
     numbers |= {
         f"$.filter[{i}].threshold": part.threshold for i, part in enumerate(manifest.filter)
+    } | {
+        f"$.filter[{i}].thresholds[{task}]": threshold
+        for i, part in enumerate(manifest.filter)
+        for task, threshold in enumerate(part.thresholds)
     }
     for key, number in numbers.items():
         if number is not None and not math.isfinite(number):
             yield key, f"{number} is not finite"
+    split = manifest.split
+    if split is not None and split.shape and math.prod(split.shape) != split.width:
+        extents = "x".join(map(str, split.shape))
+        size = math.prod(split.shape)
+        yield (
+            "$.split.shape",
+            f"{extents} are {size} values, not the {split.width} of $.split.width",
+        )
     if math.prod(manifest.input.shape) > 1 << 28:
         yield "$.input.shape", f"{manifest.input.shape} is beyond 2**28 values"
 
@@ -240,8 +294,16 @@ def _gate(calibration: Calibration, *, classes: int) -> Iterator[tuple[str, str]
         yield "$.calibration.reference", f"should be {REFERENCE} quantiles, rising"
     if promise is not None and (promise.by == "group") != (promise.groups is not None):
         yield "$.calibration.promise.groups", "goes with by = 'group' and with no other"
-    if calibration.budget == Budget():
+    if calibration.budget is not None:
+        yield from _budget(calibration.budget)
+
+
+def _budget(budget: Budget) -> Iterator[tuple[str, str]]:
+    given = (budget.messages_per_hour, budget.bytes_per_hour)
+    if given == (None, None):
         yield "$.calibration.budget", "neither messages nor bytes"
+    elif None not in given:
+        yield "$.calibration.budget", "is of messages or of bytes, not of both"
 
 
 def _evidence(table: EvidenceHead, head: Head, *, key: str) -> Iterator[tuple[str, str]]:
@@ -269,12 +331,12 @@ def _check_input(tensor: TensorSpec, spec: Input, *, where: str) -> None:
 
 
 def _check_tensor(
-    tensor: TensorSpec, shape: tuple[int, ...], *, what: str, of: str, where: str
+    tensor: TensorSpec, shape: tuple[int | None, ...], *, what: str, of: str, where: str
 ) -> None:
-    """Refuse a tensor that is not (B, *shape), B free or 1; a free extent fits any."""
+    """Refuse a tensor that is not (B, *shape), B free or 1; an extent that is free fits any."""
     batch, rest = tensor.shape[:1], tensor.shape[1:]
     fits = len(rest) == len(shape) and all(
-        found in (None, wanted) for found, wanted in zip(rest, shape, strict=True)
+        wanted is None or found in (None, wanted) for found, wanted in zip(rest, shape, strict=True)
     )
     if batch not in ((None,), (1,)) or not fits:
         found = shape_text(tensor.shape)

@@ -23,6 +23,7 @@ DType = Literal["uint8", "int8", "int16", "int32", "float16", "float32"]
 Fit = Literal["stretch", "crop", "letterbox"]
 Resize = Literal["bilinear", "bicubic", "lanczos", "box", "nearest", "linear"]
 Hz = Annotated[float, Meta(gt=0, le=1e6)]
+PerHour = Annotated[float, Meta(ge=1, le=1e12)]
 
 
 class ImageInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -192,10 +193,12 @@ class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``output_name`` is the graph's output that holds the (B, K); None: its first. ``state`` is
     for graphs that keep one (TFLite's recurrent nets): "kept" (None, too) from sample to sample,
     as for the windows of one stream, or "reset" before each, where none follows another.
+    ``attach`` "feature": it takes what the bundle's [split] gives on the device, as float32.
     """
 
     name: Name
     file: str
+    attach: Literal["input", "feature"] = "input"
     format: Literal["onnx", "tflite"] = "onnx"
     output: Output = "logits"
     head: Head = "softmax"
@@ -221,20 +224,67 @@ class Choice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     accuracy: float | None = None
 
 
+class Reuse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a reuse filter answers from what was answered before (PAPERS: InFi, H-KNN).
+
+    Of the ``neighbours`` nearest keys, by the sum of absolute differences, the share of the
+    majority's label must be at least ``share``, and their mean distance at most ``distance``.
+    Keys are (``width``,) float32; they are forgotten after ``ttl_s`` (None: never), and the
+    least used ones where they take more than ``capacity_bytes``.
+    """
+
+    width: Annotated[int, Meta(ge=1, le=4096)]
+    distance: Annotated[float, Meta(ge=0)]
+    share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    neighbours: Annotated[int, Meta(ge=1, le=64)] = 5
+    ttl_s: Annotated[float, Meta(gt=0)] | None = None
+    capacity_bytes: Annotated[int, Meta(ge=1 << 12, le=1 << 28)] = 1 << 20
+
+
+class Tuned(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a filter's operating point was put, by which rows, and what it is worth there.
+
+    ``aim`` is what was asked for: "recall", the share of what matters that is kept, held with
+    ``confidence``; or "accuracy" in the thesis' sense, the share of samples whose result is the
+    model's own or was redundant. ``rate`` of the samples are filtered, ``optimum`` at most could
+    be ((1 - A) + r_N at the accuracy A that is reached). ``data_sha256`` names the ``rows``.
+    """
+
+    aim: Literal["recall", "accuracy"]
+    target: Annotated[float, Meta(gt=0, le=1)]
+    confidence: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    recall: Annotated[float, Meta(ge=0, le=1)]
+    accuracy: Annotated[float, Meta(ge=0, le=1)]
+    rate: Annotated[float, Meta(ge=0, le=1)]
+    optimum: Annotated[float, Meta(ge=0, le=1)]
+    rows: Positive
+    data_sha256: Sha256
+
+
 class Filter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A learned input filter.
 
-    A skip filter gives one logit per sample, (B, 1): the sample is dropped where its
-    sigmoid is at most ``threshold``. ``redundant`` names the labels that cannot matter:
-    the rule by which the filter was taught, and by which it is judged.
+    A skip filter gives one logit per sample and task, (B, T): the sample is dropped where the
+    sigmoid of all is at most ``threshold``, or each at most its own of ``thresholds`` (T,). A reuse
+    filter gives keys, (B, width): where what is known of the nearest ones (``reuse``) suffices,
+    the model is not asked.
+
+    ``rule`` says what cannot matter (`models.filtering.rules`), by which the filter was taught
+    and is judged, of several tasks all of theirs; ``redundant`` names the labels that matter to
+    no task, where the rules are of labels. ``attach`` "feature": it
+    takes what the bundle's [split] gives on the device, as float32.
     """
 
     kind: Literal["skip", "reuse"]
     file: str
-    threshold: Annotated[float, Meta(ge=0, le=1)]
-    redundant: tuple[str, ...]
+    threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    thresholds: Annotated[tuple[Annotated[float, Meta(ge=0, le=1)], ...], Meta(max_length=16)] = ()
+    redundant: tuple[str, ...] = ()
+    rule: Annotated[str, Meta(max_length=256)] | None = None
     attach: Literal["input", "feature"] = "input"
     format: Literal["onnx", "tflite"] = "onnx"
+    reuse: Reuse | None = None
+    tuned: Tuned | None = None
 
 
 class Cloud(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -253,12 +303,15 @@ class Split(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     The device runs ``file`` on what its edge model is fed, (B, *input shape) to (B, width), and
     sends that as ``dtype``; ``cloud`` answers from it: a graph of float32, (B, width) to (B, K).
+    ``shape`` is what the features were before they were laid flat, where that is a map of several
+    axes, channels first; what learns from them can look at it as such.
     """
 
     file: str
     format: Literal["onnx", "tflite"] = "onnx"
     output_name: str | None = None
     width: Positive
+    shape: Annotated[tuple[Positive, ...], Meta(max_length=8)] = ()
     dtype: Literal["float16", "float32"] = "float16"
     cloud: Cloud
 
@@ -318,10 +371,13 @@ class Promise(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much may be escalated: messages or bytes in any hour; a device holds to it online."""
+    """How much may be escalated in any hour; a device holds to it online.
 
-    messages_per_hour: Annotated[float, Meta(gt=0, le=1e12)] | None = None
-    bytes_per_hour: Annotated[float, Meta(gt=0, le=1e12)] | None = None
+    Messages or bytes, not both: one gate cannot stand in two places.
+    """
+
+    messages_per_hour: PerHour | None = None
+    bytes_per_hour: PerHour | None = None
 
 
 class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -392,3 +448,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     calibration: Calibration | None = None
     training: Training | None = None
     files: dict[str, Sha256]
+
+    def taken_by(self, part: Edge | Filter) -> Input:
+        """Return what an edge model or a filter takes: samples, or the features of the split."""
+        split = self.split if part.attach == "feature" else None
+        return self.input if split is None else split.features

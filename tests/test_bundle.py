@@ -23,7 +23,7 @@ from hedge.models import archive
 from hedge.models.bundle import Bundle, load_bundle, pack_bundle, write_bundle
 from hedge.models.dataset import read_seen
 from hedge.models.errors import BundleError, DataError, HedgeError, MissingExtraError, ModelError
-from hedge.models.manifest import Calibration, Cloud, Edge, Filter, Input, Manifest
+from hedge.models.manifest import Calibration, Cloud, Edge, Filter, Input, Manifest, Reuse, Split
 from hedge.models.toml import write_toml
 
 Linear = Callable[..., bytes]
@@ -459,6 +459,21 @@ def test_a_damaged_manifest_raises_nothing_but_our_error(
         ("threshold = 0.25", "threshold = nan", "$.filter[0].threshold: Expected `float` >="),
         ("total = 0.4", "total = inf", "$.calibration.total: inf is not finite"),
         ("total = 0.4", "total = 0.4\nfusion_gain = nan", "$.calibration.fusion_gain: nan is not"),
+        (
+            "total = 0.4",
+            "total = 0.4\nbudget = { messages_per_hour = 60, bytes_per_hour = 60000 }",
+            "$.calibration.budget: is of messages or of bytes, not of both",
+        ),
+        (
+            "total = 0.4",
+            "total = 0.4\nbudget = { bytes_per_hour = 1e-9 }",
+            "$.calibration.budget.bytes_per_hour: Expected `float` >= 1",
+        ),
+        (
+            "total = 0.4",
+            "total = 0.4\nbudget = { messages_per_hour = 0 }",
+            "$.calibration.budget.messages_per_hour: Expected `float` >= 1",
+        ),
         ('"edge.onnx"', '"other.onnx"', "$.edge[0].file: 'other.onnx' is not listed in [files]"),
         ('seen = "seen.npy"', 'seen = "s.npy"', "$.training.seen: 's.npy' is not listed"),
         ("shape =", "tokenizer = 't'\nshape =", "$.input.tokenizer: 't' is not listed in [files]"),
@@ -552,7 +567,6 @@ def test_fusion_needs_a_cloud(tmp_path: Path, manifest: Manifest, bundle_files: 
             {"outputs": 2},
             "output 'y' has the shape (B, 2), but the 3 labels asks for",
         ),
-        ("skip.onnx", {"outputs": 2}, "output 'y' has the shape (B, 2), but one filter logit asks"),
         (
             "edge.onnx",
             {"shape": (5,)},
@@ -624,15 +638,52 @@ def test_scaled_samples_need_a_float32_graph(
         write_bundle(tmp_path / "c", scaled, files)
 
 
-def test_a_filter_on_features_may_have_its_own_shape(
+def test_a_filter_on_features_takes_those_of_the_split(
     tmp_path: Path, manifest: Manifest, bundle_files: Files, linear_onnx: Linear
 ) -> None:
     features = changed(manifest.filter[0], attach="feature")
-    files = {**bundle_files, "skip.onnx": linear_onnx(1, shape=(64,))}
-    write_bundle(tmp_path / "b", changed(manifest, filter=(features,)), files)
-    files["skip.onnx"] = linear_onnx(1, operator=("acme", "Run"))
-    with pytest.raises(ModelError, match="custom operator 'Run'"):
-        write_bundle(tmp_path / "c", changed(manifest, filter=(features,)), files)
+    with pytest.raises(BundleError, match=r"\$\.filter\[0\]\.attach: there is no \[split\]"):
+        write_bundle(tmp_path / "a", changed(manifest, filter=(features,)), bundle_files)
+    split = Split(file="here.onnx", width=64, cloud=Cloud(file="there.onnx"))
+    files = {
+        **bundle_files,
+        "here.onnx": linear_onnx(64),
+        "there.onnx": linear_onnx(3, shape=(64,)),
+        "skip.onnx": linear_onnx(1, shape=(64,)),
+    }
+    write_bundle(tmp_path / "b", changed(manifest, filter=(features,), split=split), files)
+    files["skip.onnx"] = linear_onnx(1)
+    with pytest.raises(ModelError, match=r"skip\.onnx: input 'x' has the shape \(B, 4\)"):
+        write_bundle(tmp_path / "c", changed(manifest, filter=(features,), split=split), files)
+
+
+def test_a_skip_filter_may_have_several_tasks_and_no_reuse_table(
+    tmp_path: Path, manifest: Manifest, bundle_files: Files, linear_onnx: Linear
+) -> None:
+    files = {**bundle_files, "skip.onnx": linear_onnx(3)}
+    assert write_bundle(tmp_path / "a", manifest, files).manifest.filter == manifest.filter
+    odd = changed(manifest.filter[0], reuse=Reuse(width=3, distance=0.5))
+    with pytest.raises(BundleError, match=r"\$\.filter\[0\]\.reuse: is for reuse filters"):
+        write_bundle(tmp_path / "b", changed(manifest, filter=(odd,)), files)
+
+
+def test_a_reuse_filter_has_its_table_gives_keys_of_its_width_and_is_the_only_one(
+    tmp_path: Path, manifest: Manifest, bundle_files: Files, linear_onnx: Linear
+) -> None:
+    one = Filter(kind="reuse", file="keys.onnx", reuse=Reuse(width=6, distance=0.5))
+    files = {**bundle_files, "keys.onnx": linear_onnx(6)}
+
+    def write(*parts: Filter, **others: bytes) -> None:
+        found = changed(manifest, filter=(*manifest.filter, *parts))
+        write_bundle(tmp_path / "b", found, {**files, **others}, replace=True)
+
+    write(one)
+    with pytest.raises(BundleError, match=r"\$\.filter\[1\]\.reuse: is missing"):
+        write(changed(one, reuse=None))
+    with pytest.raises(BundleError, match=r"\$\.filter\[2\]\.kind: a second reuse filter"):
+        write(one, one)
+    with pytest.raises(ModelError, match=r"\(B, 5\), but the 6 values of a key"):
+        write(one, **{"keys.onnx": linear_onnx(5)})
 
 
 def test_a_wrong_list_of_seen_rows_is_refused(bundle_dir: Path) -> None:
@@ -805,10 +856,13 @@ def test_every_part_of_a_manifest_survives_the_way_to_disk(
             data_sha256="a" * 64,
         ),
         cloud=Cloud(file="e.onnx"),
+        split=Split(file="s.onnx", width=64, cloud=Cloud(file="t.onnx", head="none")),
         training=None,
     )
     image = {
         "e.onnx": linear_onnx(3, shape=(2, 2, 1)),
+        "s.onnx": linear_onnx(64, shape=(2, 2, 1)),
+        "t.onnx": linear_onnx(3, shape=(64,)),
         "e1.onnx": linear_onnx(1, shape=(64,)),
     }
     bundle = write_bundle(tmp_path / "b.hedge", rich, image)
