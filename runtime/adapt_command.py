@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
@@ -48,8 +49,8 @@ class PairLine(Struct, frozen=True, kw_only=True):
     id: str
     state: State
     at_s: float
-    edge: str
-    score: float
+    edge: str | None
+    score: float | None
     cloud: str
     confidence: float
     doubt: float
@@ -77,8 +78,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "adapt",
         help="improve the edge model from the cloud's answers",
-        description="Look at the pairs that hedge worker --pairs has kept, let them out of "
-        "quarantine, and teach a bundle's edge model by them.",
+        description="Look at the pairs, or labels, that hedge worker --pairs or --labels has "
+        "kept, let them out of quarantine, and teach a bundle's edge model by them.",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     one = _verb(verbs, "ls", "count the pairs by device, stream, state and label")
@@ -105,7 +106,9 @@ def _verb(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str
 ) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=about)
-    parser.add_argument("place", type=Path, metavar="DIR", help="of hedge worker --pairs")
+    parser.add_argument(
+        "place", type=Path, metavar="DIR", help="of hedge worker --pairs, or --labels"
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write what is found there too")
     return parser
 
@@ -181,9 +184,16 @@ def _run_ls(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_new(path: Path | None) -> None:
+    """Refuse to write rows over anything, before there are any."""
+    if path is not None and os.path.lexists(path):
+        raise ConfigError("is there already", where=f"--npz {path}", hint="name another file")
+
+
 def _run_show(options: argparse.Namespace) -> int:
     check_place(options.json)
     check_place(options.npz)
+    _check_new(options.npz)
     check_apart((options.json, options.npz), inputs=(options.place,))
     with _opened(options.place) as stores:
         found = {one: _matching(one, options)[: options.limit] for one in stores}
@@ -208,10 +218,14 @@ def _run_show(options: argparse.Namespace) -> int:
             at = datetime.fromtimestamp(line.at_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
             print(
                 f"  {line.device:<24} {line.stream:<10} {line.id:<14} {line.state:<11} {at:<20} "
-                f"{line.edge:<16} {line.score:>6.3f} {line.cloud:<16} {line.confidence:>5.2f} "
-                f"{line.doubt:>5.2f}"
+                f"{line.edge or '-':<16} {_score(line):>6} {line.cloud:<16} "
+                f"{line.confidence:>5.2f} {line.doubt:>5.2f}"
             )
     return 0
+
+
+def _score(line: PairLine) -> str:
+    return "-" if line.score is None else f"{line.score:.3f}"
 
 
 class _AllShown(Struct, frozen=True, kw_only=True):
@@ -336,7 +350,7 @@ def _line(pair: Pair, about: About) -> PairLine:
         id=pair.id,
         state=pair.state,
         at_s=pair.at_s,
-        edge=about.labels[int(np.argmax(pair.edge))],
+        edge=None if pair.edge is None else about.labels[int(np.argmax(pair.edge))],
         score=pair.score,
         cloud=about.labels[pair.label],
         confidence=pair.confidence,

@@ -13,9 +13,6 @@ from ..models.manifest import Edge
 from ..models.toml import read_toml
 from ..telemetry.boards.detect import detect
 from ..telemetry.boards.profile import find_profile
-from ..telemetry.power.opening import open_reader
-from ..telemetry.power.options import PowerOptions
-from ..telemetry.power.reader import PowerReader
 from . import bench_compare
 from .backends.options import BackendOptions
 from .bench.accuracy import unseen_rows
@@ -27,6 +24,7 @@ from .bench.measure import Plan, measure
 from .bench.page.page import write_page
 from .bench.report_file import read_report
 from .bench.rounds import LEAST_ROUNDS, MOST_CALLS, Budget
+from .power_flags import add_power, bytes_of, opened_power, power_file, power_options
 from .progress import Progress
 from .report import check_apart, check_place, write_json
 from .shipped import bundle_path
@@ -34,8 +32,6 @@ from .shipped import bundle_path
 _MOST_THREADS = 256
 _MOST_SECONDS = 86_400.0
 _MOST_SEED = (1 << 32) - 1
-_MOST_BYTES = 1 << 20
-_READERS = ("auto", "none", "ina", "rapl", "pmic", "battery", "nvml")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -64,7 +60,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="each with so many (default: the board's)",
     )
     _add_budget(one)
-    _add_power(one)
+    add_power(one)
     add_scenarios(one)
     one.add_argument(
         "--logs", type=Path, metavar="DIR", help="keep LoadGen's own logs in this folder"
@@ -101,23 +97,6 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--runs", type=_runs, metavar="N", help="time so many calls of each")
     parser.add_argument(
         "--seed", type=_seed, default=0, help="of the order, and of samples without DATA"
-    )
-
-
-def _add_power(parser: argparse.ArgumentParser) -> None:
-    power = parser.add_mutually_exclusive_group()
-    power.add_argument(
-        "--power",
-        metavar="READER|FILE.toml",
-        default="auto",
-        help=f"what reads the board's power: {', '.join(_READERS)}, or a file with the keys of "
-        "[telemetry.power] (default: auto)",
-    )
-    power.add_argument(
-        "--power-recording",
-        type=Path,
-        metavar="FILE.csv",
-        help="replay this recording instead; the figures then say so",
     )
 
 
@@ -158,7 +137,7 @@ def _run(options: argparse.Namespace) -> int:
             folder = tempfile.TemporaryDirectory(prefix="hedge-bench-")
             state = Path(stack.enter_context(folder))
         plan = _plan(bundle, options, state=state)
-        power = _opened_power(plan, options)
+        power = opened_power(options, board=plan.board)
         progress = stack.enter_context(Progress())
         found = measure(bundle, plan, data=data, seen=seen, power=power, show=progress.show)
     with contextlib.ExitStack() as stack:  # no file that fails takes the figures with it
@@ -166,33 +145,6 @@ def _run(options: argparse.Namespace) -> int:
         stack.callback(write_json, options.json, found)
         print("\n".join(lines(found)), flush=True)
     return 1 if found.failed else 0
-
-
-def _opened_power(plan: Plan, options: argparse.Namespace) -> PowerReader:
-    """Open what reads the power; `measure` closes it."""
-    file = _power_file(options)
-    base = Path() if file is None else file.parent
-    return open_reader(_power(options), board=plan.board, base=base)
-
-
-def _power(options: argparse.Namespace) -> PowerOptions:
-    file = _power_file(options)
-    if file is not None:
-        return read_toml(_bytes_of(file), PowerOptions, where=str(file), error=ConfigError)
-    if options.power_recording is not None:
-        return PowerOptions(reader="replay", path=str(options.power_recording))
-    if options.power not in _READERS:
-        raise ConfigError(
-            f"{options.power!r} is no reader",
-            where="--power",
-            hint=f"one of {', '.join(_READERS)}, or FILE.toml",
-        )
-    return PowerOptions(reader=options.power)
-
-
-def _power_file(options: argparse.Namespace) -> Path | None:
-    is_file = options.power_recording is None and options.power.endswith(".toml")
-    return Path(options.power) if is_file else None
 
 
 def _plan(bundle: Bundle, options: argparse.Namespace, *, state: Path) -> Plan:
@@ -211,7 +163,7 @@ def _plan(bundle: Bundle, options: argparse.Namespace, *, state: Path) -> Plan:
         state=state,
         base=Path() if options.backend is None else options.backend.parent,
         budget=Budget(seconds=options.seconds, runs=options.runs),
-        power_rate_hz=_power(options).rate_hz,
+        power_rate_hz=power_options(options).rate_hz,
         seed=options.seed,
         scenarios=ScenarioPlan.of(options),
         logs=options.logs,
@@ -219,7 +171,7 @@ def _plan(bundle: Bundle, options: argparse.Namespace, *, state: Path) -> Plan:
 
 
 def _inputs(options: argparse.Namespace) -> list[Path | None]:
-    files = [options.data, options.backend, options.power_recording, _power_file(options)]
+    files = [options.data, options.backend, options.power_recording, power_file(options)]
     board = options.board
     return [*files, Path(board) if board is not None and board.endswith(".toml") else None]
 
@@ -264,7 +216,11 @@ def _check_loadgen(data: Path | None) -> None:
 def _edges(bundle: Bundle, names: list[str] | None) -> tuple[Edge, ...]:
     edges = {edge.name: edge for edge in bundle.manifest.edge}
     if not edges:
-        raise BundleError("has no edge model", where=str(bundle.path))
+        raise BundleError(
+            "has no edge model",
+            where=str(bundle.path),
+            hint="bench measures those: what the far end takes, hedge worker tells",
+        )
     for name in names or ():
         if name not in edges:
             raise ConfigError(
@@ -272,24 +228,21 @@ def _edges(bundle: Bundle, names: list[str] | None) -> tuple[Edge, ...]:
                 where="--variant",
                 hint=f"it has {', '.join(edges)}",
             )
-    return tuple(edges[name] for name in dict.fromkeys(names or edges))
+    chosen = tuple(edges[name] for name in dict.fromkeys(names or edges))
+    for edge in chosen:
+        if edge.attach == "feature":
+            raise BundleError(
+                f"variant {edge.name!r} takes features, and bench feeds samples",
+                where=str(bundle.path),
+                hint="bench the bundle as it was before it was split",
+            )
+    return chosen
 
 
 def _backend(path: Path | None) -> BackendOptions:
     if path is None:
         return BackendOptions()
-    return read_toml(_bytes_of(path), BackendOptions, where=str(path), error=ConfigError)
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    if len(data) > _MOST_BYTES:
-        raise ConfigError("is too large", where=str(path))
-    return data
+    return read_toml(bytes_of(path), BackendOptions, where=str(path), error=ConfigError)
 
 
 def _threads(text: str) -> int:

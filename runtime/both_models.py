@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace as replaced
 from typing import NamedTuple
 
 import numpy as np
 
 from ..models.bundle import Bundle
 from ..models.dataset import Dataset
-from ..models.errors import BundleError, ConfigError, ModelError
+from ..models.errors import BundleError, ConfigError
 from ..models.evidence import Array
+from ..models.filtering.standing import passes
 from ..models.manifest import Cloud, Edge, Filter, Input
 from ..models.measures import Flags
 from ..models.model import Model
 from ..models.prepare import preparer
 from .backends import open_part
+from .split_head import head_of
 
 _BATCH = 256
+WITHOUT_EDGE = "the far end answers alone; take the bundle as it was before split or offload"
 
 
 class BothOutputs(NamedTuple):
@@ -57,7 +61,7 @@ def edge_variant(bundle: Bundle, name: str | None = None) -> Edge:
     """
     edges = bundle.manifest.edge
     if not edges:
-        raise BundleError("has no edge model", where=str(bundle.path))
+        raise BundleError("has no edge model", where=str(bundle.path), hint=WITHOUT_EDGE)
     for edge in edges:
         if name in (None, edge.name):
             return edge
@@ -66,9 +70,38 @@ def edge_variant(bundle: Bundle, name: str | None = None) -> Edge:
 
 
 def part_outputs(bundle: Bundle, part: Edge | Filter | Cloud, data: Dataset) -> Array:
-    """Return the raw outputs (N, K) of one of the bundle's models for all rows of ``data``."""
+    """Return the raw outputs (N, K) of one of the bundle's models for all rows of ``data``.
+
+    Where it takes features, they are those that the head of the bundle's [split] gives.
+    """
+    spec, rows = bundle.input, data
+    split = bundle.manifest.split
+    if split is not None and takes_features(bundle, part):
+        spec, rows = split.features, features_of(bundle, data)
     with closing(open_part(bundle, part)) as model:
-        return model_outputs(model, bundle.input, data)
+        return model_outputs(model, spec, rows)
+
+
+def takes_features(bundle: Bundle, part: Edge | Filter | Cloud) -> bool:
+    """Return whether one of the bundle's models takes the features of its [split]."""
+    if isinstance(part, Cloud):
+        split = bundle.manifest.split
+        return split is not None and part == split.cloud
+    return part.attach == "feature"
+
+
+def features_of(bundle: Bundle, data: Dataset) -> Dataset:
+    """Return ``data`` with the features (N, width) of its rows in their place, as float32.
+
+    Raises:
+        BundleError: the bundle has no [split].
+        ModelError: its head cannot be opened, or failed.
+    """
+    split = bundle.manifest.split
+    if split is None:
+        raise BundleError("has no [split], whose features would be taken", where=str(bundle.path))
+    x = part_outputs(bundle, head_of(split), data).astype(np.float32)
+    return replaced(data, x=x)
 
 
 def model_outputs(model: Model, spec: Input, data: Dataset) -> Array:
@@ -90,12 +123,9 @@ def passing(bundle: Bundle, data: Dataset) -> Flags:
     Raises:
         ModelError: a filter's output is no number, and besides as `outputs_of` does.
     """
-    passes = np.ones(len(data.x), np.bool_)
+    found = np.ones(len(data.x), np.bool_)
     for one in bundle.manifest.filter:
-        logits = part_outputs(bundle, one, data)[:, 0].astype(np.float64)
-        if np.isnan(logits).any():
-            row = int(np.argmax(np.isnan(logits)))
-            raise ModelError(f"row {row}: the filter's output is NaN", where=one.file)
-        with np.errstate(over="ignore"):
-            passes &= 1.0 / (1.0 + np.exp(-logits)) > one.threshold
-    return passes
+        if one.kind == "reuse":  # answers, and drops nothing
+            continue
+        found &= passes(one, part_outputs(bundle, one, data))
+    return found

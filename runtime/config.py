@@ -24,6 +24,7 @@ from ..uplink.outbox.shelf import Evict
 from ..uplink.publishers.home_assistant import PREFIX as PREFIX_OF_HOME_ASSISTANT
 from .backends.options import BackendOptions
 from .events.options import EventRule
+from .filters.label_options import LabelOptions
 from .gate.options import AuditOptions, GateOptions
 from .local_server.endpoint import address_of
 from .privacy import Privacy
@@ -72,6 +73,11 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``backend`` is how its models run here, ``privacy`` what of a sample may leave the device,
     ``event`` what its outcomes mean together. ``gate`` is what may move its gate, ``audit`` how
     many of the answers that it lets pass are checked.
+
+    ``filter`` says whether the bundle's filters are asked. The share ``filter_shadow`` of the
+    samples goes to the model whatever they say, so that it is known whether they still may.
+    ``filter_cache`` "kept": what a reuse filter knows is kept over restarts. ``filter_labels``
+    says how much of what a filter judges the far end labels, to teach it anew.
     """
 
     name: Name
@@ -80,6 +86,9 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pin: Sha256 | None = None
     variant: Name | None = None
     filter: bool = True
+    filter_shadow: Annotated[float, Meta(ge=0, le=1)] = 0.01
+    filter_cache: Literal["kept", "reset"] = "reset"
+    filter_labels: LabelOptions = LabelOptions()
     mode: Literal["async", "wait"] = "async"
     answer_within_ms: Milliseconds = 2000
     on_unavailable: Literal["edge", "abstain"] = "edge"
@@ -257,8 +266,16 @@ def _take(taken: dict[str, str], what: str, name: str, *, where: str) -> None:
 
 
 def _check_gates(config: Config, *, where: str) -> None:
-    """Check that each gate has one budget at most."""
+    """Check that each gate has one budget at most, which lets something through."""
     for stream in config.stream:
+        for name in ("messages_per_hour", "bytes_per_hour"):
+            amount = getattr(stream.gate, name)
+            if amount is not None and 0 < amount < 1:
+                raise ConfigError(
+                    f"{amount:g} is below 1",
+                    where=f"{where}: stream {stream.name}: gate.{name}",
+                    hint="0 is none",
+                )
         if stream.gate.messages_per_hour and stream.gate.bytes_per_hour:
             raise ConfigError(
                 "a budget is of messages or of bytes, not of both",

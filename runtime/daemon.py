@@ -170,9 +170,11 @@ def _serve(
     streams.begin()
     loop.run()
     notifier.send("STOPPING=1")
-    streams.keep()
     events.close()  # what is open ends with us, and the sinks are to hear of it
     tracer.close()  # what it still has to tell counts
+    out.uplink.close(timeout_s=_GOODBYE_S)
+    loop.learn()
+    streams.keep()
     return figures.report()
 
 

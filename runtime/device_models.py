@@ -22,6 +22,7 @@ from .backends.warm_up import warm_up
 from .privacy import Features
 from .probe.probe import Fed
 from .probe.verdicts import VERDICTS, ensure_opens
+from .split_head import SplitHead, head_of
 
 ENGINES = "engines"
 """The folder of TensorRT's engines, below a device's state directory."""
@@ -54,18 +55,22 @@ class DeviceModels:
         self._engine_counts: list[Counter[str]] = []
         self._systemd = systemd
         self._note: Callable[[str | None], None] | None = None
+        self._head: SplitHead | None = None
 
     def open(
         self, bundle: Bundle, part: Edge | Filter, options: BackendOptions
     ) -> tuple[Model, Prepare]:
         """Return a model that has run on zeros, and what makes of samples what it takes.
 
-        A model that is new here is first tried in a process of its own, which may crash.
+        A model that is new here is first tried in a process of its own, which may crash. One that
+        takes features is fed by the head of the bundle's [split], which is opened once.
 
         Raises:
             HedgeError: it crashes, is refused, or this machine has not what ``options`` ask for.
         """
+        head = self._opened_head(bundle, options) if part.attach == "feature" else None
         options = on_board(options, part, board=self._board, base=self._base)
+        takes = bundle.manifest.taken_by(part)
         self._systemd(_OPENING.format(part.file))
         ensure_opens(
             bundle.read(part.file),
@@ -73,16 +78,17 @@ class DeviceModels:
             where=f"{bundle.path}/{part.file}",
             options=options,
             output=None if isinstance(part, Filter) else part.output_name,
-            sample=Fed(bundle.input.shape, fed_dtype(bundle.input).name),
+            sample=Fed(takes.shape, fed_dtype(takes).name),
             verdicts=self._state / VERDICTS,
         )
-        if options.use == "tensorrt" and isinstance(part, Edge):
+        if options.use == "tensorrt" and isinstance(part, Edge) and head is None:
             model = self._engine(bundle, part, options)
         else:
             model = open_part(bundle, part, options=options)
             self._stack.callback(model.close)
         warm_up(model)
-        return model, preparer(bundle.input, model.spec.inputs[0])
+        prepare = preparer(takes, model.spec.inputs[0])
+        return model, prepare if head is None else head.feeding(prepare)
 
     def features(self, bundle: Bundle, options: BackendOptions) -> Features:
         """Return what makes features of samples, by the device's half of the bundle's [split].
@@ -90,18 +96,7 @@ class DeviceModels:
         Raises:
             HedgeError: as `open` does.
         """
-        split = bundle.manifest.split
-        if split is None:
-            raise BundleError("has no [split]", where=str(bundle.path))
-        half = Edge(
-            name="split",
-            file=split.file,
-            format=split.format,
-            head="none",
-            output_name=split.output_name,
-        )
-        model, prepare = self.open(bundle, half, options)
-        return Features(model, prepare, dtype=split.dtype)
+        return Features(self._opened_head(bundle, options))
 
     def tell(self, note: Callable[[str | None], None]) -> None:
         """Let ``note`` know how the builds go; None: all are over."""
@@ -119,6 +114,15 @@ class DeviceModels:
             self._builds.clear()
             self._say(None, "STATUS=serving")
         return min(due, default=None)
+
+    def _opened_head(self, bundle: Bundle, options: BackendOptions) -> SplitHead:
+        """Return the head of the bundle's [split], opened the first time."""
+        if self._head is None:
+            split = bundle.manifest.split
+            if split is None:
+                raise BundleError("has no [split]", where=str(bundle.path))
+            self._head = SplitHead(*self.open(bundle, head_of(split), options), dtype=split.dtype)
+        return self._head
 
     def _engine(self, bundle: Bundle, part: Edge, options: BackendOptions) -> Model:
         from .backends.tensorrt.opening import open_tensorrt  # noqa: PLC0415  where it is asked for

@@ -4,7 +4,8 @@ It runs in one thread and waits in one place: for a source, an answer, the neare
 deadline or the watchdog. Every sample gets an outcome at once; an escalated one gets
 exactly one final outcome more, by the answer or by its deadline. An answer that comes
 after that is told to the sinks as what it is, late, and changes nothing. What is drawn for the
-audit is asked about though nobody waits for it: its answer is for the gate alone.
+audit is asked about though nobody waits for it: its answer is for the gate alone. So is what a
+filter is least certain of, as an ask of kind "label": its answer stays at the far end.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from ..models.errors import HedgeError
 from ..models.fusion import fuse
 from ..models.records import Decision, Opinion, Outcome, Probs, Route, Sample
 from ..telemetry.clock import Clock
-from ..uplink.asks import Answer, Ask, Owed, Uplink
+from ..uplink.asks import Answer, Ask, Kind, Owed, Uplink
 from ..uplink.link.budget import wire_bytes
 from .feed import Feed
+from .filters.filtered import DROPPED, Filtered
+from .gate.audit import Said
 from .gate.gate import Gate
 from .lane import Lane, Waiting
 from .logs import rarely
@@ -130,12 +133,24 @@ class Loop:
         with np.errstate(all="ignore"):  # what overflows is found and said; a warning is no news
             self._run()
 
+    def learn(self) -> None:
+        """Let the gates learn what has come of the samples that they have drawn.
+
+        What a gate of another bundle has drawn says nothing of this one's.
+        """
+        for one in self._uplink.audited():
+            gate = next((lane.gate for lane in self._lanes if lane.name == one.stream), None)
+            if gate is not None and gate.audit.asks and gate.of == one.drawn_by:
+                said = Said(one.edge.score, int(one.edge.probs.argmax()), one.accepted)
+                gate.learn(said, truth=int(one.probs.argmax()))
+
     def _run(self) -> None:
         while not self._stopping:
             self._uplink.check()
             now_ns = self._clock()
             for answer in self._uplink.answers():
                 self._settle(answer)
+            self.learn()
             self._expire(now_ns)
             due_ns = [feed.feed(now_ns) for feed in self._feeds]  # of what has come till now
             lane = self._scheduler.next(now_ns)
@@ -166,24 +181,37 @@ class Loop:
         else:
             lane.ledger.read += 1
             if judged is None:
-                lane.ledger.routes["dropped"] += 1
-                latency_ns = self._emit(sample, route="dropped", reason="filter", final=True)
-                lane.ledger.first["dropped"].record(latency_ns)
-                lane.ledger.final["dropped"].record(latency_ns)
+                self._pass_on(lane, sample, lane.filtered or DROPPED)
+                if lane.labelling:
+                    self._label(lane, sample, None)
             else:
                 self._act(lane, sample, *judged)
 
-    def _act(self, lane: Lane, sample: Sample, opinion: Opinion, decision: Decision) -> None:
+    def _pass_on(self, lane: Lane, sample: Sample, filtered: Filtered) -> None:
+        """Emit what a filter has made of a sample; it is final."""
+        route = filtered.route
+        lane.ledger.routes[route] += 1
+        latency_ns = self._emit(
+            sample,
+            route=route,
+            probs=filtered.probs,
+            reason="filter",
+            reused_from=filtered.reused_from,
+            final=True,
+        )
+        lane.ledger.first[route].record(latency_ns)
+        lane.ledger.final[route].record(latency_ns)
+
+    def _act(self, lane: Lane, sample: Sample, opinion: Opinion | None, decision: Decision) -> None:
         ledger, accepted = lane.ledger, decision.action == "accept"
-        gate = lane.gate
-        drawn = gate is not None and gate.note(opinion.score)
+        drawn_by = None if opinion is None else self._drawn_by(lane, opinion)
         way = "accepted" if accepted else "escalated"
         ledger.routes[way] += 1
         ledger.reasons[decision.reason] += 1
         latency_ns = self._emit(
             sample,
             route="edge",
-            probs=opinion.probs,
+            probs=None if opinion is None else opinion.probs,
             opinion=opinion,
             reason=decision.reason,
             final=accepted,
@@ -191,13 +219,32 @@ class Loop:
         ledger.first[way].record(latency_ns)
         if accepted:
             ledger.final["edge"].record(latency_ns)
+            if lane.filters and opinion is not None:
+                lane.accepted(sample.id, opinion)
         else:
-            self._escalate(lane, sample, opinion, decision)
-        if drawn and gate is not None:
-            self._audit(lane, sample, opinion, gate=gate, ask=accepted)
+            self._escalate(lane, sample, opinion, decision, drawn_by=drawn_by)
+        if drawn_by is not None and opinion is not None:
+            self._audit(lane, sample, opinion, drawn_by=drawn_by, accepted=accepted)
+        audited = drawn_by is not None and drawn_by.audit.asks
+        if lane.labelling and accepted and not audited:  # else it is asked about anyway
+            self._label(lane, sample, opinion)
 
-    def _escalate(self, lane: Lane, sample: Sample, opinion: Opinion, decision: Decision) -> None:
-        body, now_ns = self._shared(lane, sample), self._clock()
+    def _drawn_by(self, lane: Lane, opinion: Opinion) -> Gate | None:
+        """Return the gate if it draws this sample; none is where what it escalates is refused."""
+        gate = lane.gate
+        drawn = gate is not None and gate.note(opinion.score)
+        return gate if drawn and len(lane.waiting) < lane.window else None
+
+    def _escalate(
+        self,
+        lane: Lane,
+        sample: Sample,
+        opinion: Opinion | None,
+        decision: Decision,
+        *,
+        drawn_by: Gate | None,
+    ) -> None:
+        body, now_ns, unsure = self._shared(lane, sample), self._clock(), lane.unsure()
         waiting = Waiting(
             sample,
             opinion,
@@ -207,6 +254,7 @@ class Loop:
             self._tracer.begin(),
             decision.reason,
             lane.timed_ns,
+            lane.pending() if lane.filters else (),
         )
         lane.waiting[sample.id] = waiting
         lane.ledger.waiting += 1
@@ -216,56 +264,67 @@ class Loop:
         ask = Ask(
             id=sample.id,
             stream=lane.name,
-            kind="decide",
+            kind="label" if unsure else "decide",  # what is awaited may teach, too
             entry=lane.share.entry,
             body=body,
             opinion=opinion,
             asked_at_ns=now_ns,
             deadline_ns=waiting.deadline_ns,
             traceparent=waiting.traceparent,
+            drawn_by=None if drawn_by is None or not drawn_by.audit.asks else drawn_by.of,
         )
         if lane.gate is not None:
             lane.gate.spend(_size_bytes(ask))
         if len(lane.waiting) > lane.window or not self._uplink.offer(ask):
             self._degrade(lane, waiting, end="refused", reason="not_stored")
+            return
+        for one in unsure:
+            one.labelled()
+
+    def _label(self, lane: Lane, sample: Sample, opinion: Opinion | None) -> None:
+        """Ask about a sample that a filter is least certain of, and that nobody waits for."""
+        unsure = lane.unsure()
+        if unsure and self._ask_unawaited(lane, sample, opinion, kind="label"):
+            for one in unsure:
+                one.labelled()
 
     def _audit(
-        self, lane: Lane, sample: Sample, opinion: Opinion, *, gate: Gate, ask: bool
+        self, lane: Lane, sample: Sample, opinion: Opinion, *, drawn_by: Gate, accepted: bool
     ) -> None:
         """See to it that a drawn sample is held against the truth, and nobody waits for that."""
-        if not (ask and gate.audit.asks):  # the cloud's answer, or a label, comes by itself
-            label = int(opinion.probs.argmax())
-            gate.audit.remember(sample.id, score=opinion.score, label=label)
+        audit = drawn_by.audit
+        if not audit.asks:  # the label comes by itself
+            audit.remember(sample.id, Said(opinion.score, int(opinion.probs.argmax()), accepted))
             return
-        body = self._shared(lane, sample)
-        if body is None:
-            return
-        asked = Ask(
-            id=sample.id,
-            stream=lane.name,
-            kind="audit",
-            entry=lane.share.entry,
-            body=body,
-            opinion=opinion,
-            asked_at_ns=self._clock(),
-            deadline_ns=None,
-        )
-        if self._uplink.offer(asked):
-            gate.audit.asked()
+        if accepted and self._ask_unawaited(  # else it is asked about already
+            lane, sample, opinion, kind="audit", drawn_by=drawn_by.of
+        ):
+            audit.asked()
 
-    def _learn(self, answer: Answer) -> None:
-        """Hold what the edge has said of a drawn sample against what the cloud says."""
-        gate = next((lane.gate for lane in self._lanes if lane.name == answer.stream), None)
-        if gate is None or answer.probs is None or not gate.audit.asks:
-            return
-        label = int(answer.probs.argmax())
-        edge = answer.edge
-        if edge is not None:
-            if edge.score_name == gate.score:  # else it was asked of another bundle
-                gate.learn(score=edge.score, wrong=int(edge.probs.argmax()) != label)
-        elif (found := gate.audit.recall(answer.id)) is not None:
-            score, said = found
-            gate.learn(score=score, wrong=said != label)
+    def _ask_unawaited(
+        self,
+        lane: Lane,
+        sample: Sample,
+        opinion: Opinion | None,
+        *,
+        kind: Kind,
+        drawn_by: str | None = None,
+    ) -> bool:
+        """Ask about a sample though nobody waits for that; return whether it was taken."""
+        body = self._shared(lane, sample)
+        return body is not None and self._uplink.offer(
+            Ask(
+                id=sample.id,
+                stream=lane.name,
+                kind=kind,
+                entry=lane.share.entry,
+                body=body,
+                opinion=opinion,
+                asked_at_ns=self._clock(),
+                deadline_ns=None,
+                drawn_by=drawn_by,
+            )
+        )
 
     def _shared(self, lane: Lane, sample: Sample) -> NDArray[Any] | None:
         """Return all of the sample that leaves the device; None: nothing does."""
@@ -279,9 +338,6 @@ class Loop:
 
     def _settle(self, answer: Answer) -> None:
         """Finish the sample that an answer is for; one that nobody waits for is late."""
-        self._learn(answer)
-        if answer.kind == "audit":
-            return
         lane = next((lane for lane in self._lanes if answer.id in lane.waiting), None)
         if lane is None:
             self._tell_late(answer)
@@ -294,7 +350,7 @@ class Loop:
         lane.ledger.stages.uplink.record(self._clock() - waiting.offered_ns)
         route: Route = "fused" if waiting.fuse else "cloud"
         probs = answer.probs
-        if waiting.fuse:
+        if waiting.fuse and waiting.opinion is not None:
             cloud = Opinion(answer.probs, 0.0, "none", alpha=answer.alpha)
             probs = fuse(waiting.opinion, cloud)
         self._finish(lane, waiting, end="answered", route=route, probs=probs)
@@ -321,7 +377,9 @@ class Loop:
                 self._degrade(lane, waiting, end="expired", reason=reason)
 
     def _degrade(self, lane: Lane, waiting: Waiting, *, end: str, reason: str) -> None:
-        probs = waiting.opinion.probs if lane.on_unavailable == "edge" else None
+        """Finish it without an answer: by the edge's opinion, if there is one and it counts."""
+        opinion = waiting.opinion if lane.on_unavailable == "edge" else None
+        probs = None if opinion is None else opinion.probs
         self._finish(lane, waiting, end=end, route="edge", probs=probs, degraded=reason)
 
     def _finish(
@@ -336,6 +394,9 @@ class Loop:
     ) -> None:
         """Take one sample off the waiting list and emit its one final outcome."""
         sample = waiting.sample
+        if degraded is None and probs is not None:
+            for one in waiting.told:
+                one.answered(probs, sample_id=sample.id)
         del lane.waiting[sample.id]
         lane.ledger.waiting -= 1
         lane.ledger.ends[end] += 1
@@ -388,6 +449,7 @@ class Loop:
         degraded: str | None = None,
         reason: str | None = None,
         detail: str | None = None,
+        reused_from: str | None = None,
     ) -> int:
         """Hand an outcome to every sink; return its latency in nanoseconds."""
         latency_ns = self._clock() - sample.taken_at_ns
@@ -400,7 +462,7 @@ class Loop:
             opinion,
             final,
             degraded,
-            None,
+            reused_from,
             latency_ns,
             None,
             reason,
@@ -434,5 +496,6 @@ class Loop:
 
 def _size_bytes(ask: Ask) -> int:
     """Return about what an ask takes on the wire, its body not yet packed."""
-    size = ask.body.nbytes + ask.opinion.probs.nbytes + _BESIDE_BYTES
+    opinion_bytes = 0 if ask.opinion is None else ask.opinion.probs.nbytes
+    size = ask.body.nbytes + opinion_bytes + _BESIDE_BYTES
     return wire_bytes(ask.stream, size)

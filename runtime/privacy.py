@@ -11,9 +11,9 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from ..models.bundle import Bundle
-from ..models.errors import ConfigError
+from ..models.errors import ConfigError, ModelError
 from ..models.manifest import Input
-from ..models.model import Model
+from .split_head import SplitHead
 
 Part = Annotated[float, Meta(ge=0, le=1)]
 Region = tuple[Part, Part, Part, Part]
@@ -121,21 +121,20 @@ class Features:
 
     entry: Literal["features"] = "features"
 
-    def __init__(
-        self,
-        model: Model,
-        prepare: Callable[[NDArray[Any]], NDArray[Any]],
-        *,
-        dtype: str,
-    ) -> None:
-        self._model = model
-        self._prepare = prepare
-        self._dtype = np.dtype(dtype)
+    def __init__(self, head: SplitHead) -> None:
+        self._head = head
+        self._dtype = head.dtype
 
     def __call__(self, sample: NDArray[Any]) -> NDArray[Any]:
-        """Return the features (width,) of the [split]'s dtype."""
-        features: NDArray[Any] = self._model.infer(self._prepare(sample[None]))[0]
-        return features.astype(self._dtype)
+        """Return the features (width,) of the [split]'s dtype.
+
+        Raises:
+            ModelError: the head failed, or one of them is more than the dtype holds.
+        """
+        features = self._head.of(sample).astype(self._dtype)
+        if not np.isfinite(features).all():
+            raise ModelError(f"a feature is no number that {self._dtype} holds", where="split")
+        return features
 
 
 def sharing(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import psutil
 
 from ..telemetry.clock import Clock
+from ..telemetry.filter_state import FilterState
 from ..telemetry.gate_state import GateState
 from ..telemetry.ledger import StreamReport
 from ..telemetry.snapshot import Snapshot
@@ -106,6 +107,7 @@ class RunFigures:
                 energy=self._cost.stream(name),
                 source=lanes[name].source.state() if name in lanes else None,
                 gate=_gate(lanes.get(name)),
+                filters=_filters(lanes.get(name)),
                 buckets=buckets,
             )
             for name, ledger in self._streams.ledgers.items()
@@ -120,3 +122,7 @@ class RunFigures:
 
 def _gate(lane: Lane | None) -> GateState | None:
     return None if lane is None or lane.gate is None else lane.gate.state()
+
+
+def _filters(lane: Lane | None) -> tuple[FilterState, ...]:
+    return () if lane is None else tuple(one.state() for one in lane.filters)

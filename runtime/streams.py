@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -20,7 +20,9 @@ from ..models.choice import chosen
 from ..models.errors import BundleError, ConfigError, DataError
 from ..models.inputs.preprocess import preprocessor
 from ..models.manifest import Calibration, Edge
+from ..models.model import Model
 from ..models.opinion import Assessor
+from ..models.prepare import Prepare, preparer
 from ..telemetry.boards.detect import Detected
 from ..telemetry.clock import boottime_ns
 from ..telemetry.gate_state import DriftState
@@ -32,17 +34,23 @@ from .device_models import DeviceModels
 from .events.checks import check_rules
 from .events.clips import clip_needs
 from .events.events import Watched
-from .filters.skip import SkipFilter
+from .filters import kept_off
+from .filters.kept_caches import FOLDER, KeptCaches
+from .filters.key_cache import KeyCache
+from .filters.label_options import LabelOptions
+from .filters.opening import open_screens
 from .gate.gate import Gate
 from .gate.kept_gates import FILE, KeptGates
-from .gate.options import AuditOptions
+from .gate.options import AuditOptions, is_audited
 from .lane import Lane
+from .offload import check_offload
 from .policy import Policy
 from .privacy import sharing
 from .shipped import bundle_path
 from .sources.opening import Surroundings, open_source
 from .sources.options import LiveOptions
 
+_DIGITS = 16
 _NO_BUDGET = {"messages_per_hour": 0.0, "bytes_per_hour": 0.0}
 
 
@@ -68,13 +76,23 @@ class Served:
         """What an ask of this stream and its answer must fit."""
         return contract_of(self.bundle, features=self.lane.share.entry == "features")
 
+    def kept_caches(self) -> dict[str, KeyCache]:
+        """Return what is to be kept of its filters over restarts, each under its full name."""
+        if self.stream.filter_cache != "kept":
+            return {}
+        return {
+            f"{self.bundle.digest}/{one.name}": one.reuse.cache
+            for one in self.lane.filters
+            if one.reuse is not None
+        }
+
     def is_for(self, stream: Stream, bundle: Bundle) -> bool:
         """Return whether it is just what ``stream`` would be with ``bundle``."""
         return self.stream == stream and self.bundle.digest == bundle.digest
 
     def has_gate_of(self, stream: Stream, bundle: Bundle) -> bool:
         """Return whether its gate has seen just what that of ``stream`` would see."""
-        keys = ("gate", "audit", "variant", "source", "filter", "backend")
+        keys = ("gate", "audit", "variant", "source", "filter", "backend", "privacy")
         same = all(getattr(self.stream, key) == getattr(stream, key) for key in keys)
         return same and self.bundle.digest == bundle.digest
 
@@ -105,6 +123,8 @@ class Streams:
         self._note: Callable[[str | None], None] | None = None
         self._drift: Drift | None = None
         self._kept = KeptGates(state / FILE)
+        self._caches = KeptCaches(state / FOLDER)
+        self._off = kept_off.KeptOff(state / kept_off.FILE)
         self.served: dict[str, Served] = {}
         self.ledgers: dict[str, Ledger] = {}
         self.labels: dict[str, tuple[str, ...]] = {}
@@ -124,8 +144,9 @@ class Streams:
         return [one.lane for one in self.served.values()]
 
     def counts(self) -> dict[str, int]:
-        """Return what models and kept gates have counted; see `DeviceModels` and `KeptGates`."""
-        found = Counter(self._kept.counters())
+        """Return what was counted; see `DeviceModels`, `KeptGates`, `KeptCaches` and `KeptOff`."""
+        kept = self._kept, self._caches, self._off
+        found = sum((Counter(one.counters()) for one in kept), Counter[str]())
         return dict(sum((Counter(one.models.counts()) for one in self.served.values()), found))
 
     def feed(self, now_ns: int) -> int | None:
@@ -140,6 +161,11 @@ class Streams:
             gate, new = one.lane.gate, served.get(name)
             if gate is not None and gate.drifting and (new is None or new.lane.gate is not gate):
                 self._drifts(name, gate.score, DriftState(rows=0))  # nobody watches it any more
+        for name, one in served.items():
+            if one.lane.gate is not None:
+                self._hand_over(one.lane.gate, name)
+            self._hand_over_filters(one, name)
+        self._keep_caches({name: one for name, one in self.served.items() if name not in served})
         self.served = dict(served)
         self.ledgers.update({name: one.lane.ledger for name, one in served.items()})
         self.labels.clear()  # the sinks hold it
@@ -162,8 +188,9 @@ class Streams:
             one.lane.source.begin()
 
     def keep(self) -> None:
-        """Write what the gates have learnt, now that the loop has ended."""
+        """Write what gates and filters have learnt, now that the loop has ended."""
         self._kept.write()
+        self._keep_caches(self.served)
 
     def close(self) -> None:
         """Close what is served; closing twice is harmless."""
@@ -232,21 +259,26 @@ class Streams:
         stack: contextlib.ExitStack,
     ) -> Lane:
         manifest = bundle.manifest
-        edge = variant(stream, bundle, board=self._board)
-        if manifest.calibration is None:
-            raise BundleError(
-                "has no [calibration], so nothing says when to ask", where=stream.bundle
-            )
+        edge = self._edge(stream, bundle, around=around)
         here = f"stream {stream.name}"
         check_rules(stream.event, manifest.labels, here, source=stream.source)
         preprocess = None
         if isinstance(stream.source, LiveOptions):
             preprocess = preprocessor(manifest.input, read=bundle.read, where=stream.bundle)
-        filters = []
-        for one in manifest.filter if stream.filter else ():
-            model, prepare = models.open(bundle, one, stream.backend)
-            filters.append(SkipFilter(model, threshold=one.threshold, prepare=prepare))
-        model, prepare = models.open(bundle, edge, stream.backend)
+        filters = (
+            open_screens(
+                bundle,
+                lambda one: models.open(bundle, one, stream.backend),
+                clock=boottime_ns,
+                stream=stream.name,
+                share=stream.filter_shadow,
+                labels=_labels(stream, around),
+                broken=functools.partial(self._off.keep, stream.name, bundle.digest),
+            )
+            if stream.filter
+            else ()
+        )
+        near = _near(stream, bundle, edge, models=models)
         share = sharing(
             stream.privacy,
             bundle,
@@ -264,16 +296,14 @@ class Streams:
         stack.callback(source.close)
         return Lane(
             name=stream.name,
-            title=f"{manifest.name}/{edge.name}",
+            title=f"{manifest.name}/{'far end' if edge is None else edge.name}",
             source=source,
             input=manifest.input,
             filters=filters,
-            model=model,
-            prepare=prepare,
-            assessor=Assessor.of(
-                edge, classes=len(manifest.labels), score=manifest.calibration.scoring
-            ),
-            policy=Policy.of(manifest.calibration),
+            model=near.model,
+            prepare=near.prepare,
+            assessor=near.assessor,
+            policy=near.policy,
             ledger=self.ledgers.get(stream.name) or Ledger(stream.name),
             clock=boottime_ns,
             answer_within_ns=stream.answer_within_ms * 1_000_000,
@@ -282,53 +312,132 @@ class Streams:
             window=stream.window,
             preprocess=preprocess,
             share=share,
-            gate=self._gate(stream, bundle, manifest.calibration, edge=edge, around=around),
+            gate=self._gate(stream, bundle, edge, around=around),
         )
+
+    def _edge(self, stream: Stream, bundle: Bundle, *, around: Surroundings) -> Edge | None:
+        """Return the variant that serves the stream; None: the far end alone answers.
+
+        Raises:
+            BundleError: nothing says when to ask.
+            ConfigError: there is no such variant, or nobody would ever answer.
+        """
+        if not bundle.manifest.edge:
+            check_offload(stream, bundle, has_uplink=around.uplink is not None)
+            return None
+        edge = variant(stream, bundle, board=self._board)
+        if bundle.manifest.calibration is None:
+            raise BundleError(
+                "has no [calibration], so nothing says when to ask", where=stream.bundle
+            )
+        return edge
 
     def _gate(
         self,
         stream: Stream,
         bundle: Bundle,
-        calibration: Calibration,
+        edge: Edge | None,
         *,
-        edge: Edge,
         around: Surroundings,
-    ) -> Gate:
+    ) -> Gate | None:
         """Return the stream's gate: that which it has, where nothing of it has changed.
 
-        A new one goes on from what is kept of it. Without an uplink nobody can be asked: nothing
-        is audited, and no budget is held.
+        Without an uplink nobody can be asked: nothing is audited, and no budget is held. Nor is
+        anything audited of which the cloud sees nothing. There is none without an edge model.
         """
+        calibration = bundle.manifest.calibration
+        if edge is None or calibration is None:
+            return None
         old = self.served.get(stream.name)
         if old is not None and old.lane.gate is not None and old.has_gate_of(stream, bundle):
             return old.lane.gate
         of = _learner(stream, bundle, edge, calibration)
-        gate = Gate(
+        shared = stream.privacy.share != "nothing"
+        audited = around.uplink is not None and is_audited(stream.audit, shared=shared)
+        return Gate(
             calibration,
             stream=stream.name,
             options=stream.gate if around.uplink else replace(stream.gate, **_NO_BUDGET),
-            audit=stream.audit if around.uplink else AuditOptions(share=0),
+            audit=stream.audit if audited else AuditOptions(share=0),
+            of=of,
             told=functools.partial(self._drifts, stream.name, calibration.score),
             keep=functools.partial(self._kept.keep, stream.name, of),
         )
-        found = self._kept.find(stream.name, of=of) if gate.audit.share else None
+
+    def _hand_over(self, gate: Gate, stream: str) -> None:
+        """Let a gate that is new go on from what is known of its stream, to the last sample."""
+        served = self.served.get(stream)
+        old = None if served is None else served.lane.gate
+        if old is gate:
+            return
+        if old is not None:
+            gate.succeed(old)
+        found = self._kept.find(stream, of=gate.of) if gate.audit.share else None
         if found is not None:
             try:
                 gate.resume(found)
             except DataError as error:
-                self._kept.refuse(f"what is kept of stream {stream.name} {error}")
-        return gate
+                self._kept.refuse(f"what is kept of stream {stream} {error}")
+
+    def _hand_over_filters(self, new: Served, stream: str) -> None:
+        """Let filters that are new go on from what is known of their stream."""
+        old = self.served.get(stream)
+        if old is new:
+            return
+        for screen in new.lane.filters:
+            off = self._off.find(stream, bundle=new.bundle.digest, name=screen.name)
+            if off is not None:
+                screen.stay_off(f"since {off.since}: {off.why}")
+        if old is not None and old.bundle.digest == new.bundle.digest and old.lane.filters:
+            for one, before in zip(new.lane.filters, old.lane.filters, strict=False):
+                one.succeed(before)
+            return
+        for name, cache in new.kept_caches().items():
+            self._caches.read(stream, cache, of=name)
+
+    def _keep_caches(self, served: Mapping[str, Served]) -> None:
+        for stream, one in served.items():
+            for name, cache in one.kept_caches().items():
+                self._caches.write(stream, cache, of=name)
 
     def _drifts(self, stream: str, score: str, state: DriftState) -> None:
         if self._drift is not None:
             self._drift(stream, state, score=score)
 
 
+def _labels(stream: Stream, around: Surroundings) -> LabelOptions | None:
+    """Return how many labels to ask for; None: nobody can be asked, or of samples nothing leaves.
+
+    Features would not teach a filter of samples.
+    """
+    asks = around.uplink is not None and stream.privacy.share not in {"nothing", "features"}
+    return stream.filter_labels if asks else None
+
+
+class _Near(NamedTuple):
+    """The device's own model with all that goes with it; None: it has none."""
+
+    model: Model | None
+    prepare: Prepare
+    assessor: Assessor | None
+    policy: Policy | None
+
+
+def _near(stream: Stream, bundle: Bundle, edge: Edge | None, *, models: DeviceModels) -> _Near:
+    manifest = bundle.manifest
+    if edge is None or manifest.calibration is None:
+        return _Near(None, preparer(manifest.input), None, None)
+    model, prepare = models.open(bundle, edge, stream.backend)
+    score = manifest.calibration.scoring
+    assessor = Assessor.of(edge, classes=len(manifest.labels), score=score)
+    return _Near(model, prepare, assessor, Policy.of(manifest.calibration))
+
+
 def _learner(stream: Stream, bundle: Bundle, edge: Edge, calibration: Calibration) -> str:
     """Return a digest of all that decides what a gate can learn, and of what."""
     promise = calibration.promise if stream.gate.promise else None
     what = msgspec.json.encode((bundle.digest, edge.name, stream.audit.truth, promise))
-    return hashlib.sha256(what).hexdigest()
+    return hashlib.sha256(what).hexdigest()[:_DIGITS]
 
 
 def close_all(served: Iterable[Served]) -> None:

@@ -75,6 +75,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_serving(parser)
     _add_models(parser)
     _add_pairs(parser)
+    _add_labels(parser)
     _add_traces(parser)
     parser.set_defaults(run=run)
 
@@ -150,6 +151,22 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
         metavar="U",
         help="the cloud is sure where its vacuity, without evidence its entropy over ln K, is "
         "below U (0.5)",
+    )
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="DIR",
+        help="keep there what filters were unsure of, with the answers, for hedge filter update",
+    )
+    parser.add_argument(
+        "--labels-mb",
+        type=_megabytes,
+        default=64,
+        metavar="N",
+        help="at most N MB of them for each bundle (64)",
     )
 
 
@@ -235,12 +252,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _keeping(options: argparse.Namespace) -> Keeping | None:
-    if options.pairs is None:
-        return None
-    return Keeping(
-        folder=options.pairs, max_bytes=options.pairs_mb << 20, limit=options.pairs_doubt
-    )
+def _keeping(options: argparse.Namespace) -> list[Keeping]:
+    found, pairs, labels = [], options.pairs, options.labels
+    if pairs is not None and labels is not None and pairs.resolve() == labels.resolve():
+        raise ConfigError("is the folder of the pairs, too", where=f"--labels {labels}")
+    if pairs is not None:
+        most = options.pairs_mb << 20
+        found.append(Keeping(folder=pairs, max_bytes=most, limit=options.pairs_doubt))
+    if labels is not None:
+        found.append(Keeping(folder=labels, max_bytes=options.labels_mb << 20))
+    return found
 
 
 def _traces(options: argparse.Namespace) -> TracesOptions | None:

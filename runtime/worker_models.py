@@ -20,7 +20,7 @@ from ..models.opinion import Assessor
 from ..models.prepare import preparer
 from ..models.records import Probs
 from ..uplink.far_end.responder import Responder
-from .adapt.pair_keeper import PairKeeper, Terms
+from .adapt.pair_keeper import LabelTerms, PairKeeper, PairTerms
 from .backends import open_part
 from .backends.options import BackendOptions
 from .both_ends import contract_of
@@ -71,11 +71,14 @@ class Servers(Struct, frozen=True, kw_only=True):
 
 
 class Keeping(Struct, frozen=True, kw_only=True):
-    """Where pairs are kept, how many bytes of each contract, and below which doubt of the cloud."""
+    """Where pairs are kept, how many bytes of each contract, and below which doubt of the cloud.
+
+    ``limit`` None: labels are kept, whatever the cloud says.
+    """
 
     folder: Path
     max_bytes: int
-    limit: float
+    limit: float | None = None
 
 
 def open_responders(
@@ -84,12 +87,12 @@ def open_responders(
     servers: Servers,
     threads: int,
     stack: contextlib.ExitStack,
-    keeping: Keeping | None = None,
+    keeping: Sequence[Keeping] = (),
 ) -> list[Responder]:
     """Open what answers for each bundle; ``stack`` closes it.
 
     A bundle's [split] is answered to beside its cloud model, and in this process. With
-    ``keeping`` what it answers is kept as pairs, but for the features of a [split].
+    ``keeping`` what it answers is kept, as pairs or as labels, but for the features of a [split].
 
     Raises:
         BundleError: one has no cloud model, or answers to the same asks as another.
@@ -107,16 +110,20 @@ def open_responders(
 
 
 def _keeping(
-    responder: Responder, bundle: Bundle, keeping: Keeping | None, *, stack: contextlib.ExitStack
+    responder: Responder, bundle: Bundle, keeping: Sequence[Keeping], *, stack: contextlib.ExitStack
 ) -> Responder:
-    """Return the responder with somebody who keeps pairs, where that was asked for."""
-    if keeping is None or responder.entry != "input":
+    """Return the responder with those who keep pairs or labels, where that was asked for."""
+    if responder.entry != "input":
         return responder
-    keeper = PairKeeper(
-        keeping.folder, Terms.of(bundle, limit=keeping.limit), max_bytes=keeping.max_bytes
-    )
-    stack.callback(keeper.close)
-    return replaced(responder, keep=keeper)
+    found = []
+    for one in keeping:
+        terms = (
+            LabelTerms.of(bundle) if one.limit is None else PairTerms.of(bundle, limit=one.limit)
+        )
+        keeper = PairKeeper(one.folder, terms, max_bytes=one.max_bytes)
+        stack.callback(keeper.close)
+        found.append(keeper)
+    return replaced(responder, keep=tuple(found))
 
 
 def _of_bundle(

@@ -17,13 +17,15 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from .energy.figures import StreamEnergy
+from .filter_state import FilterState
 from .gate_state import GateState
 from .histogram import Histogram
 
 ROUTES = ("dropped", "reused", "accepted", "escalated", "failed", "overrun")
 ENDS = ("answered", "expired", "evicted", "dead", "refused", "lost")
 STAGES = ("preprocess", "filter", "infer", "uncertainty", "uplink")
-ANSWERS = ("edge", "cloud", "fused", "degraded")
+ANSWERED = ("reused", "accepted", "escalated")
+ANSWERS = ("edge", "cloud", "fused", "reused", "degraded")
 FINALS = (*ANSWERS, "dropped", "failed")
 QUANTILES = (0.5, 0.9, 0.99)
 BOUNDS_MS = (
@@ -83,7 +85,8 @@ class StreamReport(Struct, frozen=True, kw_only=True):
     ``latency_ms`` is by stage, and from capture to the first and to the final outcome of all
     samples that got an answer; ``first_ms`` is to the first outcome by route, ``final_ms`` to
     the final one by whose answer it is (FINALS). ``energy`` is None where no sensor is read,
-    ``source`` where it is a data set, ``gate`` of a stream that is served no more.
+    ``source`` where it is a data set, ``gate`` of a stream that is served no more. ``filters`` are
+    in the order in which they are asked.
     """
 
     stream: str
@@ -100,6 +103,7 @@ class StreamReport(Struct, frozen=True, kw_only=True):
     energy: StreamEnergy | None = None
     source: SourceState | None = None
     gate: GateState | None = None
+    filters: tuple[FilterState, ...] = ()
 
 
 class Stages:
@@ -176,12 +180,13 @@ class Ledger:
         energy: StreamEnergy | None = None,
         source: SourceState | None = None,
         gate: GateState | None = None,
+        filters: tuple[FilterState, ...] = (),
         buckets: bool = False,
     ) -> StreamReport:
         """Return everything counted so far; with ``buckets`` also `Latency.below`."""
         stages = {name: getattr(self.stages, name) for name in STAGES}
         answers = {  # what was dropped or failed has none
-            "first": _merged([self.first["accepted"], self.first["escalated"]]),
+            "first": _merged([self.first[route] for route in ANSWERED]),
             "final": _merged([self.final[whose] for whose in ANSWERS]),
         }
 
@@ -203,6 +208,7 @@ class Ledger:
             energy=energy,
             source=source,
             gate=gate,
+            filters=filters,
         )
 
 

@@ -18,6 +18,7 @@ from hedge.models.opinion import Assessor
 from hedge.models.prepare import preparer
 from hedge.models.records import Outcome, Probs
 from hedge.runtime.backends.null import NullModel
+from hedge.runtime.filters.screen import Screen
 from hedge.runtime.filters.skip import SkipFilter
 from hedge.runtime.lane import Lane
 from hedge.runtime.loop import Loop
@@ -26,6 +27,7 @@ from hedge.runtime.sinks.mqtt import MqttSink
 from hedge.runtime.sources.replay import Replay
 from hedge.telemetry.clock import boottime_ns
 from hedge.telemetry.energy.figures import EnergyReport, Joules, Share, StreamEnergy
+from hedge.telemetry.filter_state import CacheState, FilterState, LabelsState, ShadowState
 from hedge.telemetry.gate_state import (
     AuditState,
     BudgetState,
@@ -114,7 +116,11 @@ def real_snapshot(folder: Path) -> Snapshot:
             uptime_s=12.5,
             streams={
                 "cam": lane.ledger.report(
-                    model="steps/tiny", energy=energy, gate=_gate(), buckets=True
+                    model="steps/tiny",
+                    energy=energy,
+                    gate=_gate(),
+                    filters=_filters(),
+                    buckets=True,
                 )
             },
             uplink=pump.counters(),
@@ -166,7 +172,13 @@ def _lane() -> Lane:
         name="cam",
         source=_OneBroken(x, rate_hz=None),
         input=_INPUT,
-        filters=[SkipFilter(NullModel(drop, shape=(2,)), threshold=0.5, prepare=preparer(_INPUT))],
+        filters=[
+            Screen(
+                SkipFilter(NullModel(drop, shape=(2,)), threshold=0.5, prepare=preparer(_INPUT)),
+                name="skip",
+                kind="skip",
+            )
+        ],
         model=NullModel(np.array([_SURE, _UNSURE]), shape=(2,)),
         prepare=preparer(_INPUT),
         assessor=Assessor(output="logits", head="evidential", classes=3),
@@ -190,6 +202,37 @@ def _gate() -> GateState:
         drift=DriftState(rows=2048, statistic=0.25, limit=0.2, drifting=True, events=2),
         budget=BudgetState(
             unit="messages", per_hour=60.0, last_hour=58.0, mean_per_hour=59.5, strayed=-0.0625
+        ),
+    )
+
+
+def _filters() -> tuple[FilterState, ...]:
+    """Return how two filters stand, of which all is known that there is."""
+    shadow = ShadowState(
+        drawn=41, judged=40, wrong=9, error=0.225, low=0.0625, high=0.4375, limit=0.03125
+    )
+    return (
+        FilterState(
+            name="skip",
+            kind="skip",
+            state="off",
+            seen=6000,
+            filtered=4100,
+            failed=2,
+            left_out=48,
+            why="of 90 samples, drawn by lot, it has ruled out 9 that it should not have",
+            shadow=shadow,
+            labels=LabelsState(asked=23, by_lot=9, cut=0.375, left=4.5),
+        ),
+        FilterState(
+            name="reuse",
+            kind="reuse",
+            state="on",
+            seen=1900,
+            filtered=800,
+            failed=0,
+            shadow=ShadowState(drawn=7, judged=0, wrong=0),
+            cache=CacheState(keys=900, most=1024, evicted=3, expired=17),
         ),
     )
 

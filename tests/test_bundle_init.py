@@ -328,6 +328,19 @@ def test_a_threshold_is_found_on_rows_without_labels(
     assert 0 < calibration.total < 1
 
 
+def test_sigmoids_are_no_logits_also_where_they_are_to_be_calibrated(
+    make: Callable[..., Bundle], linear_onnx: Make, tmp_path: Path
+) -> None:
+    model = onnx.load_from_string(linear_onnx(3))
+    (output,) = model.graph.output
+    for node in model.graph.node:
+        node.output[:] = ["before" if name == output.name else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Sigmoid", ["before"], [output.name]))
+    data = rows(tmp_path / "rows.npz", y=False)
+    with pytest.raises(ModelError, match="each class alone"):
+        make(model.SerializeToString(), "--calibrate", data, "--escalate", "0.3")
+
+
 def test_with_a_cloud_and_labels_the_score_is_chosen_too(
     make: Callable[..., Bundle], linear_onnx: Make, tmp_path: Path
 ) -> None:

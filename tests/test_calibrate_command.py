@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 from hedge.models.bundle import Bundle, load_bundle, write_bundle
 from hedge.models.dataset import load_dataset
 from hedge.models.errors import DataError, HedgeError
-from hedge.models.manifest import Cloud, Edge, Input, Manifest, Output
+from hedge.models.manifest import Cloud, Edge, Filter, Input, Manifest, Output
 from hedge.models.next_version import next_version
 from hedge.models.opinion import Assessor
 from hedge.models.unseen import seen_rows
 from hedge.runtime import calibrate_command
-from hedge.runtime.both_models import outputs_of
+from hedge.runtime.both_models import outputs_of, passing
 from hedge.runtime.shipped import bundle_path
 
 pytest.importorskip("onnxruntime", reason="the models of these bundles are ONNX graphs")
+
+_LINEAR = runpy.run_path(str(Path(__file__).with_name("linear_graph.py")))
+product: Callable[..., bytes] = _LINEAR["product"]
 
 LABELS = ("rest", "walk", "run")
 WIDTH = 6
@@ -38,20 +41,6 @@ def command(*words: str | Path | float) -> int:
     options = parser.parse_args(["calibrate", *map(str, words)])
     code: int = options.run(options)
     return code
-
-
-def net(weights: NDArray[np.float64]) -> bytes:
-    """Return the graph x W as a model of logits."""
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "W"], ["y"])],
-        "net",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["B", WIDTH])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["B", len(LABELS)])],
-        [numpy_helper.from_array(weights.astype(np.float32), "W")],
-    )
-    imports = [helper.make_opsetid("", 17)]
-    data: bytes = helper.make_model(graph, ir_version=8, opset_imports=imports).SerializeToString()
-    return data
 
 
 def true_weights() -> NDArray[np.float64]:
@@ -73,7 +62,7 @@ def bundle(path: Path, *, output: Output = "logits", cloud: bool = True) -> Bund
         cloud=Cloud(file="cloud.onnx") if cloud else None,
         files={},
     )
-    files = {"edge.onnx": net(dim)} | ({"cloud.onnx": net(true_weights())} if cloud else {})
+    files = {"edge.onnx": product(dim)} | ({"cloud.onnx": product(true_weights())} if cloud else {})
     return write_bundle(path, manifest, files)
 
 
@@ -125,6 +114,29 @@ def test_the_rows_count_as_seen_from_then_on(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"saw 1200 of the 1300 rows"):
         command(tmp_path / "b", extra, "--rate", 0.2, "--out", tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+def test_a_filter_that_came_later_does_not_use_up_the_rows_of_the_calibration_before(
+    tmp_path: Path,
+) -> None:
+    made, rows = bundle(tmp_path / "a"), data(tmp_path / "rows.npz")
+    command(made.path, rows, "--rate", 0.2, "--out", tmp_path / "b")
+    before = load_bundle(tmp_path / "b")
+    part = Filter(kind="skip", file="filter.onnx", threshold=0.5, redundant=("rest",))
+    files = {file: before.read(file) for file in before.manifest.files}
+    with_filter = write_bundle(
+        tmp_path / "c",
+        replace(before.manifest, filter=(part,), files={}),
+        {**files, "filter.onnx": product(true_weights())},
+    )
+    assert not passing(with_filter, load_dataset(rows)).all()
+
+    command(tmp_path / "c", rows, "--rate", 0.2, "--out", tmp_path / "d")
+
+    again = load_bundle(tmp_path / "d").manifest.calibration
+    assert again is not None
+    assert before.manifest.calibration is not None
+    assert again.rows < before.manifest.calibration.rows, "those that the filter lets pass"
 
 
 def test_the_rows_of_the_calibration_before_may_be_used_for_another_aim(tmp_path: Path) -> None:
@@ -259,6 +271,12 @@ def test_an_edge_alone_can_be_calibrated(tmp_path: Path) -> None:
         (("--rate", "0.2", "--by-group"), "--by-group: goes with --accuracy only"),
         (("--rate", "0.2", "--rate-hz", "5"), "--rate-hz: goes with"),
         (("--messages-per-hour", "10"), "of how many samples"),
+        (
+            ("--messages-per-hour", "10", "--bytes-per-hour", "10"),
+            "--messages-per-hour and --bytes-per-hour contradict each other",
+        ),
+        (("--messages-per-hour", "0", "--rate-hz", "5"), "messages_per_hour: 0.0 is not within"),
+        (("--messages-per-hour", "nan", "--rate-hz", "5"), "messages_per_hour: nan is not within"),
         (("--bytes-per-hour", "10", "--rate-hz", "5"), "the bytes that one escalation takes"),
         (("--rate", "0.2", "--variant", "large"), "no variant 'large'.*has small"),
         (("--rate", "0.2", "--seed", "-1"), "--seed: -1 is below 0"),

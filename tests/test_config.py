@@ -92,6 +92,11 @@ def test_a_gate_has_one_budget_at_most_and_nought_is_none(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="of messages or of bytes, not of both") as caught:
         gate("messages_per_hour = 60, bytes_per_hour = 1e6")
     assert (caught.value.where or "").endswith("stream back: gate")
+    assert gate("bytes_per_hour = 1").bytes_per_hour == 1
+    for key, text in (("bytes_per_hour", "1e-9"), ("messages_per_hour", "0.5")):
+        with pytest.raises(ConfigError, match=r"below 1 .*\(0 is none\)") as caught:
+            gate(f"{key} = {text}")
+        assert (caught.value.where or "").endswith(f"stream back: gate.{key}")
     with pytest.raises(ConfigError, match="1000000000000"):
         gate("messages_per_hour = inf")
     with pytest.raises(ConfigError, match=r"audit\.share|share"):

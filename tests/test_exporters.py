@@ -27,6 +27,7 @@ from hedge.telemetry.exporters.exposition import Exposition, Family
 from hedge.telemetry.exporters.families import DROPS, FAMILIES, UPLINK
 from hedge.telemetry.exporters.prometheus import text
 from hedge.telemetry.exporters.telemetry_log import TelemetryLog
+from hedge.telemetry.exporters.worker_families import FAMILIES as WORKER
 from hedge.telemetry.gate_state import GateState
 from hedge.telemetry.histogram import Histogram
 from hedge.telemetry.ledger import BOUNDS_MS, STAGES, Ledger, latency
@@ -165,6 +166,7 @@ def test_how_a_gate_stands_is_told_with_its_audit_promise_drift_and_budget(real:
         ("hedge_audit_error_low_ratio", {}, 0.0125),
         ("hedge_audit_error_high_ratio", {}, 0.1875),
         ("hedge_drift_index", {}, 0.25),
+        ("hedge_drift_limit", {}, 0.2),
         ("hedge_drifting", {}, 1),
         ("hedge_drifts_total", {}, 2),
     ):
@@ -256,7 +258,7 @@ _UNITS = ("seconds", "bytes", "joules", "watts", "celsius", "ratio", "messages")
 _FOREIGN = r"_(ms|milliseconds|us|ns|minutes|hours|kb|mb|kib|mib|percent|wh|mw|milliwatts)(_|$)"
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [*FAMILIES, *WORKER], ids=lambda family: family.name)
 def test_every_metric_keeps_to_the_rules_of_naming(family: Family) -> None:
     assert re.fullmatch(r"(hedge|process)_[a-z0-9_]+", family.name)
     assert family.name.endswith("_total") == (family.kind == "counter")
@@ -270,7 +272,7 @@ def test_every_metric_keeps_to_the_rules_of_naming(family: Family) -> None:
 
 
 def test_no_two_metrics_have_one_name_and_each_has_its_help_and_its_kind(real: Snapshot) -> None:
-    names = [family.name for family in FAMILIES]
+    names = [family.name for family in (*FAMILIES, *WORKER)]
     assert len(names) == len(set(names))
     page = text(real)
     kinds = {family.name: family.kind for family in FAMILIES}
@@ -299,7 +301,7 @@ def test_the_page_about_metrics_lists_those_there_are() -> None:
     row = r"^\| `(\w+)` \| (\w+) \| ([^|]*) \| ([^|]+) \|$"
     rows = re.findall(row, _DOCS.read_text("utf-8"), re.MULTILINE)
     said = [(name, kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels, _ in rows]
-    assert said == [(family.name, family.kind, family.labels) for family in FAMILIES]
+    assert said == [(one.name, one.kind, one.labels) for one in (*FAMILIES, *WORKER)]
 
 
 # ---- The log

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,6 +14,7 @@ import pytest
 
 from hedge.models.manifest import Budget, Calibration, Promise
 from hedge.models.records import Opinion
+from hedge.runtime.gate.audit import Said
 from hedge.runtime.gate.gate import Gate, budget_of
 from hedge.runtime.gate.options import AuditOptions, GateOptions
 from hedge.telemetry.gate_state import DriftState, GateState
@@ -32,7 +36,17 @@ _ALL = AuditOptions(share=1.0, most_per_hour=1_000_000)
 
 def _gate(calibration: Calibration = _CALIBRATION, **given: Any) -> Gate:  # noqa: ANN401 -- any option
     options = {"options": GateOptions(), "audit": AuditOptions(share=0), **given}
-    return Gate(calibration, stream="cam", rng=random.Random(_SEED), clock=lambda: 0, **options)  # noqa: S311
+    return Gate(calibration, stream="cam", rng=random.Random(_SEED), clock=_hourly(), **options)  # noqa: S311
+
+
+def _tell(gate: Gate, *, score: float, wrong: bool) -> None:
+    said = Said(score, int(wrong), accepted=score < gate.policy.total)
+    gate.learn(said, truth=0)
+
+
+def _hourly() -> Callable[[], int]:
+    """Return a clock on which an hour passes whenever it is looked at: no purse is ever empty."""
+    return functools.partial(next, itertools.count(0, 3600 * _S))
 
 
 def _accepts(gate: Gate, score: float) -> bool:
@@ -45,7 +59,7 @@ def _audited(gate: Gate, *, rows: int, wrong_from: float, seed: int = _SEED) -> 
     """Let the gate learn of uniform scores; those from ``wrong_from`` are wrong, half of them."""
     rng = np.random.default_rng(seed)
     for score, coin in rng.random((rows, 2)):
-        gate.learn(score=float(score), wrong=bool(score >= wrong_from and coin < 0.5))
+        _tell(gate, score=float(score), wrong=bool(score >= wrong_from and coin < 0.5))
 
 
 def test_without_anything_to_move_it_the_gate_stands_where_calibration_has_put_it() -> None:
@@ -177,7 +191,7 @@ def test_a_score_that_is_no_number_harms_nothing() -> None:
         gate.feed(second * _S)
         for score in (0.1, float("nan"), 0.7):
             gate.note(score)
-    gate.learn(score=float("nan"), wrong=True)
+    _tell(gate, score=float("nan"), wrong=True)
     assert 0 <= gate.policy.total <= 2
     assert not _accepts(gate, float("nan"))
     msgspec.json.encode(gate.state())

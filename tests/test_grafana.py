@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -11,12 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from hedge.telemetry.exporters.families import FAMILIES
+from hedge.runtime.adapt.pair_keeper import PairKeeper, PairTerms
+from hedge.runtime.adapt.pairs import About
+from hedge.runtime.local_server.worker_pages import metrics
+from hedge.telemetry.exporters import families, worker_families
 from hedge.telemetry.exporters.prometheus import text
 from hedge.telemetry.ledger import ENDS, FINALS, ROUTES, STAGES
+from hedge.uplink.far_end.responder import Responder
+from hedge.uplink.far_end.worker import Worker
+from hedge.uplink.link.scripted import ScriptedBroker, ScriptedLink
 
+FAMILIES = (*families.FAMILIES, *worker_families.FAMILIES)
 _FOLDER = Path(__file__).parents[1] / "board_configs" / "grafana"
 _DASHBOARD: dict[str, Any] = json.loads((_FOLDER / "hedge.json").read_text("utf-8"))
 _REAL = runpy.run_path(str(Path(__file__).with_name("real_snapshot.py")))
@@ -45,12 +54,32 @@ def _queries() -> list[tuple[str, str, str]]:
     return [*found, *((one["name"], one["expr"], one["textFormat"]) for one in notes)]
 
 
+def _worker(folder: Path, responder: Responder) -> str:
+    """Return the metrics of a worker that keeps pairs."""
+    contract = responder.contract
+    about = About(
+        name=contract.name,
+        contract=contract.digest,
+        labels=("rest", "walk", "run"),
+        dtype=contract.dtype,
+        shape=contract.shape,
+    )
+    terms = PairTerms(about=about, bundle="b" * 64, score="vacuity", total=0.4, limit=0.5)
+    with contextlib.closing(PairKeeper(folder, terms, max_bytes=1 << 20)) as keep:
+        keeping = msgspec.structs.replace(responder, keep=(keep,))
+        worker = Worker(ScriptedLink(ScriptedBroker()), name="w0", responders=[keeping])
+        return metrics(worker.figures())
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, set[str]]]:
     """Give by sample what labels it has, and the values of each, after a real run."""
-    real = _REAL["real_snapshot"](tmp_path_factory.mktemp("run"))
+    folder = tmp_path_factory.mktemp("run")
+    real = _REAL["real_snapshot"](folder)
+    responder = Responder(contract=_REAL["_CONTRACT"], respond=_REAL["_respond"])
+    page = text(_REAL["with_everything"](real)) + _worker(folder / "pairs", responder)
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for line in text(_REAL["with_everything"](real)).splitlines():
+    for line in page.splitlines():
         if not line.startswith("#"):
             name = re.split(r"[{ ]", line)[0]
             found[name].update()
@@ -81,7 +110,8 @@ def test_every_query_names_metrics_and_labels_that_a_run_exports(
             else:
                 known = exported[name][label] | set(_ALL.get(label, ()))
                 assert set(wanted.split("|")) <= known, f"{panel}: {label} is never {wanted}"
-        assert 'instance=~"$instance"' in matchers, f"{panel}: shows devices that are not chosen"
+        chosen = "$worker" if name.startswith("hedge_worker_") else "$instance"
+        assert f'instance=~"{chosen}"' in matchers, f"{panel}: shows those that are not chosen"
     grouped = set(_labels(expression))
     assert grouped <= have, panel
     shown = set(re.findall(r"\{\{(\w+)\}\}", legend))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
+import os
 import random
-from collections.abc import Callable
+import shutil
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,10 +18,15 @@ import pytest
 
 from hedge.models.errors import DataError
 from hedge.models.manifest import Calibration, Promise
+from hedge.runtime.config import load_config
+from hedge.runtime.gate.audit import Said
 from hedge.runtime.gate.gate import Gate
 from hedge.runtime.gate.kept_gates import KeptGates
 from hedge.runtime.gate.memory import GateMemory
 from hedge.runtime.gate.options import AuditOptions, GateOptions
+from hedge.runtime.shipped import bundle_path
+from hedge.runtime.streams import Served, Streams
+from hedge.telemetry.boards.detect import detect
 
 SEED = 20271
 MINUTE_NS = 60 * 10**9
@@ -53,10 +62,15 @@ def _gate(kept: KeptGates, *, of: str = "one", name: str = "cam") -> Gate:
     )
 
 
+def _tell(gate: Gate, *, score: float, wrong: bool) -> None:
+    said = Said(score, int(wrong), accepted=score < gate.policy.total)
+    gate.learn(said, truth=0)
+
+
 def _learn(gate: Gate, rows: int, *, error: float, seed: int = SEED) -> None:
     """Let it learn of uniform scores, of which the share ``error`` times the score is wrong."""
     for score, coin in np.random.default_rng(seed).random((rows, 2)):
-        gate.learn(score=float(score), wrong=bool(coin < error * score))
+        _tell(gate, score=float(score), wrong=bool(coin < error * score))
 
 
 def _found(kept: KeptGates) -> GateMemory:
@@ -94,7 +108,7 @@ def test_a_move_is_written_at_once_and_all_else_seldom(tmp_path: Path) -> None:
     _learn(gate, 500, error=0.0)
     assert not file.exists(), "it is not a minute yet"
     clock.now_ns += MINUTE_NS
-    gate.learn(score=0.1, wrong=False)
+    _tell(gate, score=0.1, wrong=False)
     assert _found(KeptGates(file)).rows == gate.audit.counted()[0] > 400
     before = file.read_bytes()
     clock.now_ns += MINUTE_NS
@@ -103,7 +117,7 @@ def test_a_move_is_written_at_once_and_all_else_seldom(tmp_path: Path) -> None:
     kept.write()
     assert file.read_bytes() != before
     while gate.policy.total == 0.9:
-        gate.learn(score=0.8, wrong=True)
+        _tell(gate, score=0.8, wrong=True)
     keeper = _found(KeptGates(file)).keeper
     assert keeper is not None
     assert keeper == gate.memory().keeper
@@ -174,8 +188,8 @@ def test_no_more_streams_are_kept_than_a_bound_and_the_last_heard_of_stay(tmp_pa
     kept = KeptGates(file)
     for number in range(70):
         gate = _gate(kept, name=f"cam{number}")
-        gate.learn(score=0.3, wrong=True)
-    _gate(kept, name="cam0").learn(score=0.4, wrong=False)
+        _tell(gate, score=0.3, wrong=True)
+    _tell(_gate(kept, name="cam0"), score=0.4, wrong=False)
     kept.write()
     again = KeptGates(file)
     known = [number for number in range(70) if again.find(f"cam{number}", of="one") is not None]
@@ -191,13 +205,68 @@ def test_a_disk_that_takes_nothing_is_counted_told_rarely_and_tried_again(
     kept = KeptGates(place / "gates.json")
     gate = _gate(kept)
     for _ in range(5):
-        gate.learn(score=0.3, wrong=False)
+        _tell(gate, score=0.3, wrong=False)
         kept.write()
     refused = kept.counters().pop("gate_memories_unwritten")
     assert refused == 5
     told = [one for one in caplog.records if "cannot be written" in one.message]
     assert len(told) == 3, "the 1st, 2nd and 4th"
     place.unlink()
-    gate.learn(score=0.3, wrong=False)
+    _tell(gate, score=0.3, wrong=False)
     kept.write()
     assert _found(KeptGates(place / "gates.json")).rows == 6
+
+
+def test_what_is_learnt_while_a_stream_is_opened_anew_is_not_lost(tmp_path: Path) -> None:
+    shutil.copy(bundle_path("digits").with_name("digits-unseen.npz"), tmp_path / "rows.npz")
+    file = tmp_path / "device.toml"
+    streams = Streams(
+        detect(), state=tmp_path, base=tmp_path, systemd=lambda _: None, bell=threading.Event()
+    )
+
+    def opened(filters: str) -> dict[str, Served]:
+        file.write_text(_DEVICE.format(filters=filters))
+        return streams.open_all(load_config(file, environ={}))
+
+    try:
+        streams.serve(opened("true"))
+        old = _gate_of(streams.served)
+        old.audit.asked()
+        _tell(old, score=0.01, wrong=True)
+        new = opened("false")  # in the thread of the reload, for minutes perhaps
+        _tell(old, score=0.02, wrong=False)
+        streams.serve(new)
+        assert _gate_of(new) is not old
+        state = _gate_of(new).state().audit
+        assert state is not None
+        assert (state.asked, state.judged, state.rows, state.wrong) == (1, 2, 2, 1)
+        _tell(_gate_of(new), score=0.03, wrong=False)
+        streams.keep()
+    finally:
+        streams.close()
+    ((name, kept),) = json.loads((tmp_path / "gates.json").read_text())["streams"].items()
+    assert (name, kept["memory"]["rows"], kept["memory"]["wrong"]) == ("cam", 3, 1)
+
+
+_DEVICE = """
+[device]
+name = "d"
+[uplink]
+broker = "mqtt://127.0.0.1:1"
+[[stream]]
+name = "cam"
+bundle = "digits"
+filter = {filters}
+source = {{ kind = "replay", path = "rows.npz" }}
+"""
+
+
+def _gate_of(served: Mapping[str, Served]) -> Gate:
+    gate = served["cam"].lane.gate
+    assert gate is not None
+    return gate
+
+
+def test_a_pipe_in_its_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gates.json")
+    assert KeptGates(tmp_path / "gates.json").counters() == {"gate_memories_refused": 1}

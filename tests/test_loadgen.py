@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -35,8 +37,11 @@ from hedge.runtime.bench.loadgen.scenarios import Setup, run_scenarios
 from hedge.runtime.bench.loadgen.settings import settings_for
 from hedge.runtime.bench.loadgen.verdict import parse_detail, parse_summary, read_verdict
 from hedge.runtime.bench.loadgen.warm_up import Warm
+from hedge.runtime.bench.loadgen.way import _judging
 from hedge.runtime.bench.record import Failed
 from hedge.runtime.bench.scenario_record import Scenario, ScenarioResult
+from hedge.runtime.filters.filtered import DROPPED, Filtered
+from hedge.runtime.lane import Lane
 from hedge.runtime.shipped import bundle_path
 from hedge.telemetry.boards.detect import detect
 
@@ -389,6 +394,8 @@ def test_what_is_not_installed_is_named_with_how_to_build_it(
 _ENDLESS = """
 import msgspec, sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 from hedge.models.bundle import load_bundle
 from hedge.models.dataset import load_dataset
 from hedge.runtime.bench.loadgen.messages import ROWS
@@ -594,3 +601,37 @@ def test_the_kept_summary_says_the_same_to_people() -> None:
     own = kept["latency"]
     for percentile, name in (("50.00", "median_ms"), ("90.00", "p90_ms"), ("99.00", "p99_ms")):
         assert own[name] < kept["loadgen_ms"][percentile] < 1.25 * own[name]
+
+
+class _Filtering:
+    """A lane of which every other sample is reused, every fourth dropped, and the rest accepted."""
+
+    def __init__(self) -> None:
+        self.filters = [SimpleNamespace(kind="skip"), SimpleNamespace(kind="reuse")]
+        self.filtered: Filtered | None = None
+        self.learnt: list[str] = []
+        self._seen = 0
+
+    def judge(self, row: NDArray[np.float32]) -> Any:  # noqa: ANN401 -- the lane's own
+        del row
+        self._seen += 1
+        self.filtered = None
+        if self._seen % 2 == 0:
+            self.filtered = Filtered("reused", label=1) if self._seen % 4 else DROPPED
+            return None
+        return SimpleNamespace(probs=None), SimpleNamespace(action="accept")
+
+    def accepted(self, sample_id: str, opinion: Any) -> None:  # noqa: ANN401 -- the lane's own
+        assert opinion is not None
+        self.learnt.append(sample_id)
+
+
+def test_what_is_reused_is_not_counted_as_dropped_and_a_filter_may_learn() -> None:
+    lane = _Filtering()
+    way = _judging(cast("Lane", lane))
+    done: list[int] = []
+    for _ in range(20):
+        way.serve(np.zeros(2, np.float32), lambda: done.append(1))
+    assert way.counts() == {"dropped": 5, "reused": 5, "escalated": 0}
+    assert len(done) == 20
+    assert len(set(lane.learnt)) == 10

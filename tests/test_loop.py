@@ -21,6 +21,7 @@ from hedge.models.opinion import Assessor
 from hedge.models.prepare import preparer
 from hedge.models.records import Opinion, Outcome
 from hedge.runtime.backends.null import NullModel
+from hedge.runtime.filters.screen import Screen
 from hedge.runtime.filters.skip import SkipFilter
 from hedge.runtime.lane import Lane
 from hedge.runtime.loop import Loop
@@ -29,7 +30,7 @@ from hedge.runtime.policy import Policy
 from hedge.runtime.sources.replay import Replay
 from hedge.runtime.sources.source import Captured
 from hedge.telemetry.ledger import Ledger
-from hedge.uplink.asks import Answer, Ask, Contract, Owed
+from hedge.uplink.asks import Answer, Ask, Audited, Contract, Owed
 from hedge.uplink.codecs import Codec
 
 _INPUT = Input(kind="tensor", shape=(2,), dtype="float32")
@@ -101,6 +102,9 @@ class ScriptedUplink:
         self.due = [one for one in self.due if one[0] > self._clock.now_ns]
         return ready
 
+    def audited(self) -> list[Audited]:
+        return []
+
     def final(self, ask_id: str) -> None:
         self.finals.append(ask_id)
 
@@ -167,7 +171,8 @@ def _lane(
     if any(drop):
         logits = np.array([[-3.0 if one else 3.0] for one in drop])
         model = NullModel(logits, shape=(2,))
-        filters = [SkipFilter(model, threshold=0.5, prepare=preparer(_INPUT))]
+        skip = SkipFilter(model, threshold=0.5, prepare=preparer(_INPUT))
+        filters = [Screen(skip, name="skip", kind="skip")]
     calibration = Calibration(
         score="vacuity",
         total=total,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import resource
 import sqlite3
 import subprocess
@@ -22,14 +23,16 @@ from hedge.models.bundle import Bundle, load_bundle, write_bundle
 from hedge.models.errors import ConfigError, DataError
 from hedge.models.evidence import vacuity
 from hedge.runtime import adapt_command
-from hedge.runtime.adapt.pair_keeper import PairKeeper, Terms
+from hedge.runtime.adapt.pair_keeper import PairKeeper, PairTerms
 from hedge.runtime.adapt.pair_store import FILE, PairStore, stores_in
 from hedge.runtime.adapt.pairs import About, Pair, doubt_of
 from hedge.runtime.adapt.rules import Rule, chosen
+from hedge.runtime.local_server.worker_pages import metrics
 from hedge.uplink import wire
 from hedge.uplink.asks import Answer, Ask
 from hedge.uplink.far_end.responder import Answered, Responder
 from hedge.uplink.far_end.worker import Worker
+from hedge.uplink.link.scripted import ScriptedBroker, ScriptedLink
 from hedge.uplink.pump import Pump
 from hedge.uplink.topics import Device
 
@@ -40,9 +43,10 @@ ABOUT = About(
     dtype="float32",
     shape=(4,),
 )
-TERMS = Terms(about=ABOUT, bundle="b" * 64, score="vacuity", total=0.4, limit=0.5)
+TERMS = PairTerms(about=ABOUT, bundle="b" * 64, score="vacuity", total=0.4, limit=0.5)
 SURE = np.array([0.97, 0.02, 0.01], np.float32)
 MB = 1 << 20
+PAIRS = "hedge_worker_pairs_total"
 
 Keep = Callable[..., PairKeeper]
 
@@ -52,7 +56,7 @@ def keeper(tmp_path: Path) -> Iterator[Keep]:
     """Give `keeper(max_bytes=…)`, which keeps pairs in the test's folder."""
     made: list[PairKeeper] = []
 
-    def make(*, max_bytes: int = MB, terms: Terms = TERMS) -> PairKeeper:
+    def make(*, max_bytes: int = MB, terms: PairTerms = TERMS) -> PairKeeper:
         made.append(PairKeeper(tmp_path / "pairs", terms, max_bytes=max_bytes))
         return made[-1]
 
@@ -104,6 +108,7 @@ def test_a_pair_is_kept_as_it_came_and_for_nobody_else_to_read(
     assert (pair.whose, pair.stream, pair.id, pair.kind) == ("hall/d1", "cam", "7-1", "decide")
     assert (pair.state, pair.score, pair.bundle) == ("quarantined", 0.8, "b" * 64)
     np.testing.assert_array_equal(pair.cloud, SURE)
+    assert pair.edge is not None
     np.testing.assert_allclose(pair.edge, [0.5, 0.3, 0.2], rtol=1e-6)
     assert pair.alpha is not None
     np.testing.assert_array_equal(pair.alpha, alpha)
@@ -379,12 +384,13 @@ def test_a_worker_keeps_what_it_answers_by_device_and_stream(
     ask: Callable[..., Ask],
     device: Device,
     collect: Callable[[Pump, threading.Event, int], dict[str, Answer]],
+    eventually: Callable[[Callable[[], bool]], None],
 ) -> None:
     start_broker("mosquitto", free_port)
     url = f"mqtt://127.0.0.1:{free_port}"
     kept = keeper()
     worker = start_worker(
-        mqtt_link(url, "w0"), responders=[msgspec.structs.replace(responder, keep=kept)]
+        mqtt_link(url, "w0"), responders=[msgspec.structs.replace(responder, keep=(kept,))]
     )
     pump, bell = start_pump(mqtt_link(url, device.name))
     wanted = {"7-0": (0.9, 0.99), "7-1": (0.9, 0.6), "7-2": (0.1, 0.99), "7-3": (0.5, 0.02)}
@@ -400,6 +406,19 @@ def test_a_worker_keeps_what_it_answers_by_device_and_stream(
     assert pairs["7-3"].label == 1
     assert worker.counters()["pairs_kept"] == 2
     assert worker.counters()["pairs_cloud_unsure"] == 1
+    eventually(lambda: f'{PAIRS}{{model="steps",fate="kept"}} 2' in metrics(worker.figures()))
+    told = metrics(worker.figures())
+    assert f'{PAIRS}{{model="steps",fate="cloud_unsure"}} 1' in told
+    assert f'{PAIRS}{{model="steps",fate="edge_sure"}} 1' in told
+    assert 'hedge_worker_pairs_evicted_total{model="steps"} 0' in told
+    fates = re.findall(rf"{PAIRS}{{.*}} (\d+)", told)
+    assert sum(map(int, fates)) == len(wanted), "each answer has one fate"
+
+
+def test_a_worker_that_keeps_no_pairs_tells_of_none(responder: Responder) -> None:
+    worker = Worker(ScriptedLink(ScriptedBroker()), name="w0", responders=[responder])
+    assert "hedge_worker_answers_total" in metrics(worker.figures())
+    assert PAIRS not in metrics(worker.figures())
 
 
 # ---- Rules
@@ -462,6 +481,8 @@ def test_the_command_lists_shows_releases_and_drops(
     }
     npz = tmp_path / "look.npz"
     assert _hedge("show", place, "--device", "d1", "--npz", npz) == 0
+    with pytest.raises(ConfigError, match=r"--npz .*: is there already"):
+        _hedge("show", place, "--npz", npz)
     with np.load(npz, allow_pickle=False) as arrays:
         assert arrays["X"][:, 0].tolist() == [1.0, 3.0, 5.0, 7.0, 9.0]
         assert set(arrays["group"].tolist()) == {"hall/d1"}
@@ -510,7 +531,7 @@ def test_a_bundle_without_calibration_keeps_no_pairs(
         tmp_path / "bare", msgspec.structs.replace(bundle.manifest, calibration=None), bundle_files
     )
     with pytest.raises(DataError, match="is not calibrated"):
-        Terms.of(bare, limit=0.5)
+        PairTerms.of(bare, limit=0.5)
 
 
 def _hedge(*arguments: object) -> int:

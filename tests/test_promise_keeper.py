@@ -169,6 +169,31 @@ def test_what_was_good_before_the_change_does_not_speak_for_a_rung_after_it() ->
     assert keeper.total == NOTHING, "nothing is known of any rung since"
 
 
+def test_a_rung_that_fails_is_left_for_the_one_from_which_the_gate_went_up_to_it() -> None:
+    keeper = _keeper(HOME, 0.95)
+    rungs = ladder(keeper.total, np.quantile(HOME.scores(), np.arange(1, 20) / 20).tolist())
+    while not keeper.learn(score=keeper.total - 1e-9, wrong=True):
+        pass
+    while keeper.total == NOTHING:
+        for score in (rungs[0] / 2, rungs[0] / 3, rungs[0] / 4, rungs[5] - 1e-9):
+            keeper.learn(score=score, wrong=score > rungs[0])
+    stood = keeper.total
+    assert stood in rungs[:5]
+    while keeper.total == stood:
+        keeper.learn(score=stood, wrong=False)  # it speaks for the rungs above
+    above = keeper.total
+    assert above > stood
+    while keeper.total == above:
+        keeper.learn(score=above - 1e-9, wrong=True)
+    assert keeper.total == stood
+    again = _keeper(HOME, 0.95)
+    again.resume(keeper.memory())
+    for one in (keeper, again):
+        while one.total == stood:
+            one.learn(score=stood - 1e-9, wrong=True)
+    assert keeper.total == again.total == NOTHING, "now that one fails, too"
+
+
 def test_bundles_without_a_reference_have_one_rung() -> None:
     promise = Promise(accuracy=0.9, confidence=0.95, by="row", coverage=0.5, rows=100)
     keeper = PromiseKeeper(promise, total=0.4, reference=())

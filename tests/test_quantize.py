@@ -23,9 +23,9 @@ from hedge.models.model import ModelSpec
 from hedge.models.onnx_graph import check_graph
 from hedge.models.opinion import Assessor
 from hedge.runtime.backends import open_model
+from hedge.runtime.paired_latency import paired_latency
 from hedge.runtime.quantize.comparison import Answers, Change, Comparison, answers, compare
 from hedge.runtime.quantize.int8 import Recipe, to_int8
-from hedge.runtime.quantize.latency import paired_latency
 from hedge.runtime.quantize.rows import divide
 from hedge.runtime.quantize.verdict import concerns
 

@@ -94,6 +94,8 @@ def _records(kind: type[Struct]) -> list[type[Struct]]:
                     visit(each)
             case msgspec.inspect.DictType(value_type=value):
                 visit(value)
+            case msgspec.inspect.VarTupleType(item_type=item):
+                visit(item)
             case msgspec.inspect.Metadata(type=inner):
                 visit(inner)
 

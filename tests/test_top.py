@@ -41,6 +41,7 @@ from hedge.runtime.top.seen import MAX_BYTES, Seen, Watch, read_snapshot
 from hedge.runtime.top.status import parse_status_topic, statuses
 from hedge.runtime.top.terminal import write
 from hedge.telemetry.energy.figures import EnergyReport, Share, StreamEnergy
+from hedge.telemetry.filter_state import CacheState, FilterState, LabelsState, ShadowState
 from hedge.telemetry.gate_state import (
     AuditState,
     BudgetState,
@@ -231,6 +232,41 @@ def test_a_gate_shows_where_it_stands_and_all_that_moves_it() -> None:
     assert (
         _gate_line(other) == "  gate    0.500 entropy  audited 0  spent 1.50 MB of 2.00 MB an hour"
     )
+
+
+def _filter_lines(*filters: FilterState) -> list[str]:
+    one = stream(routes={"dropped": 4}, filters=filters)
+    shown = text(Seen(device="d", site="s", now=snapshot(streams={"a": one})), columns=140)
+    lines = shown.splitlines()
+    begin = lines.index(line_of(shown, "  filter"))
+    return lines[begin : begin + len(filters)]
+
+
+def test_filters_show_what_they_rule_out_and_how_often_wrongly() -> None:
+    plain = FilterState(name="skip", kind="skip", state="on", seen=0, filtered=0, failed=0)
+    assert _filter_lines(plain) == ["  filter  skip  filtered –"]  # noqa: RUF001 -- what is shown
+    shadow = ShadowState(
+        drawn=80, judged=75, wrong=15, error=0.2, low=0.125, high=0.3125, limit=0.0625
+    )
+    off = msgspec.structs.replace(
+        plain, state="off", seen=2000, filtered=500, failed=3, why="it errs", shadow=shadow
+    )
+    reuse = FilterState(
+        name="reuse",
+        kind="reuse",
+        state="on",
+        seen=1500,
+        filtered=750,
+        failed=0,
+        shadow=ShadowState(drawn=9, judged=0, wrong=0),
+        cache=CacheState(keys=31, most=1170, evicted=0, expired=0),
+        labels=LabelsState(asked=17, cut=0.4),
+    )
+    wrong = "wrong 20.0 % (12.5 % to 31.2 %) of 6.2 % allowed"
+    assert _filter_lines(off, reuse) == [
+        f"  filter  skip OFF  filtered 25.0 %  {wrong}, 75 shadowed  failed 3",
+        "          reuse  filtered 50.0 %  shadowed 0  keys 31 of 1,170  labels asked 17",
+    ]
 
 
 def test_where_there_is_room_the_stages_are_shown() -> None:

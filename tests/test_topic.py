@@ -262,7 +262,7 @@ def test_a_broker_of_its_own_does_not_get_the_uplinks_password(
     def password(**options: Any) -> str | None:  # noqa: ANN401
         reader = TopicReader(MqttSource(topic="v", **options), VALUE, name="s", around=around)
         with contextlib.closing(_Parted(reader._new_link())) as link:
-            return link.link._password
+            return link.link._greeting._password
 
     other = "mqtt://me@127.0.0.2:1"
     assert password() == "of the uplink"

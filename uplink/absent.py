@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .asks import Answer, Ask, Contract, Owed
+from .asks import Answer, Ask, Audited, Contract, Owed
 from .codecs import Codec
 
 
@@ -25,6 +25,10 @@ class Absent:
         return False
 
     def answers(self) -> list[Answer]:
+        """Return nothing."""
+        return []
+
+    def audited(self) -> list[Audited]:
         """Return nothing."""
         return []
 

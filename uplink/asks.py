@@ -41,7 +41,13 @@ class Ask(Struct, frozen=True, kw_only=True, gc=False):
     ``id`` is the sample's; ``body`` (contract's shape and dtype) feeds the graph input
     ``entry``. Times are CLOCK_BOOTTIME. After ``deadline_ns`` the answer has no use to the
     user; None is for kinds that nobody waits for. ``traceparent`` names the trace that the far
-    end is to continue (W3C Trace Context), None: none.
+    end is to continue (W3C Trace Context), None: none. ``drawn_by`` says which gate has drawn it
+    for the audit (None: none has): it is kept until it is answered though nobody waits any more,
+    and `Uplink.audited` tells of it. There is no ``opinion`` where the device has no model, or has
+    not run it.
+
+    ``kind`` "audit" holds the edge's answer against the far end's, "label" is to teach a filter:
+    the far end may keep it with its answer. A "label" may be awaited like a "decide".
     """
 
     id: str
@@ -49,10 +55,11 @@ class Ask(Struct, frozen=True, kw_only=True, gc=False):
     kind: Kind
     entry: str
     body: NDArray[Any]
-    opinion: Opinion
+    opinion: Opinion | None
     asked_at_ns: int
     deadline_ns: int | None
     traceparent: str | None = None
+    drawn_by: str | None = None
 
 
 class Answer(Struct, frozen=True, gc=False):
@@ -61,8 +68,7 @@ class Answer(Struct, frozen=True, gc=False):
     ``probs`` (K,) is a float32 distribution and ``alpha`` (K,) its Dirichlet's parameters,
     where the larger model has evidence; both are None unless ``status`` is "answered".
     ``detail`` says why it is not. ``asked_at_ns`` is when it was asked, where that is known.
-    ``kind`` is the ask's, where the far end has answered or refused it; ``edge`` the edge's
-    opinion as it was sent, with answers that nobody waits for.
+    Only asks of kind "decide" have answers; see `Audited`.
     """
 
     id: str
@@ -72,8 +78,20 @@ class Answer(Struct, frozen=True, gc=False):
     alpha: Probs | None = None
     detail: str | None = None
     asked_at_ns: int | None = None
-    kind: Kind = "decide"
-    edge: Opinion | None = None
+
+
+class Audited(Struct, frozen=True, gc=False):
+    """What the far end says of a sample of ``stream`` that was drawn for the audit.
+
+    ``edge`` is the edge's opinion, which the gate ``drawn_by`` had ``accepted`` or escalated;
+    ``probs`` (K,) is the far end's distribution.
+    """
+
+    stream: str
+    drawn_by: str
+    edge: Opinion
+    accepted: bool
+    probs: Probs
 
 
 class Owed(Struct, frozen=True, kw_only=True, gc=False):
@@ -85,7 +103,7 @@ class Owed(Struct, frozen=True, kw_only=True, gc=False):
 
     id: str
     stream: str
-    opinion: Opinion
+    opinion: Opinion | None
     asked_at_ns: int
     answer_by_ns: int
     traceparent: str | None = None
@@ -113,6 +131,13 @@ class Uplink(Protocol):
 
     def answers(self) -> list[Answer]:
         """What has come since the last call; the bell that was handed in rings for it."""
+
+    def audited(self) -> list[Audited]:
+        """What is known of drawn samples since the last call, in the order of their drawing.
+
+        None is told of before all that its stream drew before it have ended. What an earlier
+        run has drawn is told of never.
+        """
 
     def final(self, ask_id: str) -> None:
         """Note that the sinks have the final outcome of what was offered; it is not owed now."""

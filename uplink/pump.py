@@ -20,7 +20,8 @@ from ..models.records import Opinion
 from ..telemetry.clock import Clock, boottime_ns
 from . import codecs as bodies
 from . import wire
-from .asks import Answer, Ask, Contract, Owed
+from .asks import Answer, Ask, Audited, Contract, Owed
+from .draws import Draws
 from .link.link import (
     Connected,
     Delivered,
@@ -46,6 +47,7 @@ _REMEMBERED = 4096  # ids that have ended, to tell a late answer from a forged o
 _IDLE_S = 1.0
 _SOON_S = 0.005  # until the finals of what was handed on are fetched
 _MARGIN_BYTES = 512  # beside a request's body
+_NO_OPINION = 1.0  # the doubt of a device without a model: nobody but the far end has an answer
 _COUNTERS = (
     *("connects", "disconnects", "births", "queue_full", "not_stored", "evicted", "expired"),
     *("sent", "resent", "delivered", "bytes_up", "bytes_down", "answered", "refused"),
@@ -99,6 +101,7 @@ class Pump:
         self._presence = Presence(device, session=session)
         self._offers: deque[Ask] = deque()
         self._answers: deque[Answer] = deque()
+        self._draws = Draws()
         self._finals: deque[str] = deque()
         self._now_final: list[str] = []
         self._idle = False
@@ -161,6 +164,10 @@ class Pump:
         while self._answers:
             answers.append(self._answers.popleft())
         return answers
+
+    def audited(self) -> list[Audited]:
+        """Fetch what is known of drawn samples, in their order."""
+        return self._draws.taken() if self._draws.told else []
 
     def final(self, ask_id: str) -> None:
         """Note a final outcome; it is on disk a moment later."""
@@ -271,7 +278,7 @@ class Pump:
             self._turn()
 
     def _ring(self) -> None:
-        if self._answers:
+        if self._answers or self._draws.told:
             self._bell.set()
 
     def _patience_s(self) -> float:
@@ -358,7 +365,9 @@ class Pump:
             return
         record = None if reply.id in self._ends else self._outbox.find(reply.id)
         if record is None:
-            self._tally.drop(self._ended.get(reply.id, "forged"), f"nobody waits for {reply.id}")
+            earlier = reply.session < self._session  # what that had ended nobody remembers
+            means = self._ended.get(reply.id, "late" if earlier else "forged")
+            self._tally.drop(means, f"nobody waits for {reply.id}")
             return
         try:
             _check(reply, record)
@@ -369,7 +378,7 @@ class Pump:
         except WireError as error:
             self._tally.drop("forged", error)
             return
-        self._end(answer, "answered" if answer.status == "answered" else "refused")
+        self._end(record, answer, "answered" if answer.status == "answered" else "refused")
         self._hear()
 
     def _hear(self) -> None:
@@ -379,12 +388,15 @@ class Pump:
             self._outbox.retry()
         self._heard_ns = now_ns
 
-    def _end(self, answer: Answer, end: End) -> None:
+    def _end(self, record: Record, answer: Answer, end: End) -> None:
         """Note how an ask ended; the outbox hears of it with the others of this turn."""
         self._tally.add(end)
+        self._draws.end(answer.id, answer.probs)
         self._ends[answer.id] = end
         self._remember(answer.id, "duplicate" if end in {"answered", "refused"} else "late")
-        self._answers.append(answer)
+        asked = record.request.kind
+        if asked == "decide" or record.answer_by_ns is not None:  # else nobody ever waited
+            self._answers.append(answer)
         self._soon = True  # its final comes in a moment, and is not worth a wake-up
 
     def _remember(self, ask_id: str, means: Literal["late", "duplicate"]) -> None:
@@ -403,10 +415,12 @@ class Pump:
         self._now_final = _taken(self._finals)  # first: what they are about was offered before
         records = []
         for ask in _taken(self._offers):
+            self._draws.add(ask)
             try:
                 records.append(self._record(ask))
             except WireError as error:
                 self._tally.drop("refused", error)
+                self._draws.end(ask.id, None)
                 self._answers.append(Answer(ask.id, ask.stream, "refused", detail=str(error)))
         if records:
             self._put(sorted(records, key=lambda one: one.answer_by_ns is None))
@@ -436,6 +450,7 @@ class Pump:
         for ask_id in placed.refused:
             self._tally.add("not_stored")
             self._remember(ask_id, "late")  # it may have been sent
+            self._draws.end(ask_id, None)
             detail = "the outbox is full, or its disk"
             self._answers.append(Answer(ask_id, streams[ask_id], "not_stored", detail=detail))
         for ask_id in placed.evicted:
@@ -444,6 +459,7 @@ class Pump:
     def _lapse(self, ask_id: str, end: Literal["evicted", "dead", "lost"], *, detail: str) -> None:
         """Tell the loop that an ask has ended without an answer."""
         self._tally.add(end)
+        self._draws.end(ask_id, None)
         self._remember(ask_id, "late")
         self._answers.append(Answer(ask_id, "", end, detail=detail))
 
@@ -464,7 +480,7 @@ class Pump:
             dtype=contract.dtype,
             shape=ask.body.shape,
             codec=codec,
-            opinion=wire.opinion_of(ask.opinion),
+            opinion=None if ask.opinion is None else wire.opinion_of(ask.opinion),
             body=bodies.encode(ask.body, dtype=contract.dtype, codec=codec),
             traceparent=ask.traceparent,
         )
@@ -474,15 +490,15 @@ class Pump:
             request=request,
             stream=ask.stream,
             classes=contract.classes,
-            score=ask.opinion.score if ask.kind == "decide" else NEEDLESS,
+            score=_doubt(ask),
             deadline_ns=self._keep_until(ask),
             answer_by_ns=ask.deadline_ns,
             asked_at_ns=ask.asked_at_ns,
         )
 
     def _keep_until(self, ask: Ask) -> int | None:
-        if not self._keep_for_ns:
-            return ask.deadline_ns
+        if not self._keep_for_ns:  # what was drawn has to come back whatever its score was
+            return ask.deadline_ns if ask.drawn_by is None else None
         return max(ask.asked_at_ns + self._keep_for_ns, ask.deadline_ns or 0)
 
     def _fail(self) -> None:
@@ -496,13 +512,14 @@ class Pump:
     def _expire(self) -> None:
         for ask_id in self._outbox.expire(now_ns=self._clock()):
             self._tally.add("expired")
+            self._draws.end(ask_id, None)
             self._remember(ask_id, "late")
 
     def _send(self) -> None:
         self._sender.withhold(self._since)
         for record, detail in self._sender.send():
             self._tally.drop("unsendable", detail)
-            self._end(_refused(record, detail), "refused")
+            self._end(record, _refused(record, detail), "refused")
         self._settle()
 
 
@@ -529,7 +546,6 @@ def _answer(reply: wire.Reply, record: Record) -> Answer:
     alpha = None
     if reply.alpha is not None:
         alpha = wire.concentration(reply.alpha, classes=record.classes)
-    kind = record.request.kind
     return Answer(
         reply.id,
         record.stream,
@@ -537,28 +553,32 @@ def _answer(reply: wire.Reply, record: Record) -> Answer:
         probs,
         alpha,
         asked_at_ns=record.asked_at_ns,
-        kind=kind,
-        edge=None if kind == "decide" else _opinion(record),
     )
 
 
 def _refused(record: Record, detail: str | None) -> Answer:
-    return Answer(record.id, record.stream, "refused", detail=detail, kind=record.request.kind)
+    return Answer(record.id, record.stream, "refused", detail=detail)
 
 
 def _owed(record: Record) -> Owed | None:
     """Return what is owed for a record; None where nobody waits for it."""
-    opinion = _opinion(record)
-    if record.answer_by_ns is None or opinion is None:
+    if record.answer_by_ns is None:
         return None
     return Owed(
         id=record.id,
         stream=record.stream,
-        opinion=opinion,
+        opinion=_opinion(record),
         asked_at_ns=record.asked_at_ns,
         answer_by_ns=record.answer_by_ns,
         traceparent=record.request.traceparent,
     )
+
+
+def _doubt(ask: Ask) -> float:
+    """Return how much an ask is needed: as much as the edge doubts, where it has an opinion."""
+    if ask.kind != "decide" and ask.deadline_ns is None:
+        return NEEDLESS
+    return _NO_OPINION if ask.opinion is None else ask.opinion.score
 
 
 def _opinion(record: Record) -> Opinion | None:

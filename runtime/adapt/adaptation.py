@@ -16,7 +16,7 @@ from msgspec.structs import replace as replaced
 from ...models.bundle import Bundle, write_bundle
 from ...models.calibration import Aim, TargetAccuracy, TargetRate, calibrate
 from ...models.consistency import parts
-from ...models.dataset import Dataset, digest, load_dataset
+from ...models.dataset import Dataset, digest, load_dataset, row_digests
 from ...models.errors import BundleError, ConfigError, DataError, MissingExtraError
 from ...models.evidence import Array, aleatoric_paper
 from ...models.manifest import Calibration, Cloud, Edge, Manifest
@@ -299,6 +299,7 @@ def _calibrated(
         seed=seed,
         data_sha256=digest(data),
         scores=(before.calibration.score,),
+        same=row_digests(data.x),
     )
     return replaced(found, budget=before.calibration.budget)
 

@@ -50,7 +50,7 @@ def fresh_pairs(
     Raises:
         DataError: there are none, or only some of another contract.
     """
-    with closing(_store(bundle, place)) as store:
+    with closing(store_of(bundle, place)) as store:
         pairs = list(store.pairs("released"))
         waiting = sum(1 for _ in store.pairs("quarantined"))
         whole, x = store.samples(pairs)
@@ -92,7 +92,7 @@ def fresh_pairs(
     )
 
 
-def _store(bundle: Bundle, place: Path) -> PairStore:
+def store_of(bundle: Bundle, place: Path) -> PairStore:
     """Open the pairs of a bundle's contract.
 
     Raises:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 import numpy as np
 from msgspec import Struct
@@ -21,6 +22,7 @@ from msgspec.structs import replace
 
 from ...models.bundle import Bundle
 from ...models.errors import DataError, HedgeError
+from ...models.records import Probs
 from ...uplink import wire
 from ...uplink.far_end.responder import Answered
 from ...uplink.tally import Tally
@@ -30,17 +32,40 @@ from .pairs import About, Pair, doubt_of
 
 _log = logging.getLogger(__name__)
 
-_COUNTERS = (
-    *("kept", "repeated", "evicted", "edge_sure", "cloud_unsure", "other_score"),
-    *("overrun", "no_room", "failed"),
-)
+_COUNTERS = ("kept", "repeated", "evicted", "overrun", "no_room", "failed")
 _WAITING = 1024
 _WAITING_BYTES = 32 << 20
 _GATHER_S = 1.0  # one transaction each second at most
 _RETRY_S = 5.0
 
 
-class Terms(Struct, frozen=True, kw_only=True):
+class Terms(Protocol):
+    """Which answers are kept, and what they are called: ``what``.
+
+    ``bundle`` is the digest of the bundle that answers, ``counters`` name why one is not kept.
+    """
+
+    @property
+    def what(self) -> str:
+        """In the names of counters."""
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """Why an answer is not kept."""
+
+    @property
+    def about(self) -> About:
+        """The contract."""
+
+    @property
+    def bundle(self) -> str:
+        """The digest."""
+
+    def against(self, one: Answered, *, doubt: float) -> str | None:
+        """Return which counter an answer goes to, with this `doubt_of` the cloud; None: kept."""
+
+
+class PairTerms(Struct, frozen=True, kw_only=True):
     """Which answers make a pair: the edge's ``score`` was ``total`` or more, the cloud sure.
 
     Sure is a `doubt_of` below ``limit``. ``bundle`` is the digest of the bundle that answers.
@@ -51,9 +76,11 @@ class Terms(Struct, frozen=True, kw_only=True):
     score: str
     total: float
     limit: float
+    what: ClassVar[str] = "pairs"
+    counters: ClassVar[tuple[str, ...]] = ("edge_sure", "cloud_unsure", "other_score")
 
     @classmethod
-    def of(cls, bundle: Bundle, *, limit: float) -> Terms:
+    def of(cls, bundle: Bundle, *, limit: float) -> PairTerms:
         """Return the terms of a calibrated ``bundle``.
 
         Raises:
@@ -73,6 +100,36 @@ class Terms(Struct, frozen=True, kw_only=True):
             total=calibration.total,
             limit=limit,
         )
+
+    def against(self, one: Answered, *, doubt: float) -> str | None:
+        """Return why an answer teaches an edge nothing."""
+        opinion = one.request.opinion
+        if opinion is None or opinion.score_name != self.score:
+            return "other_score"
+        if not opinion.score >= self.total:
+            return "edge_sure"
+        if _edge(one, classes=self.about.classes) is None:
+            return "other_score"
+        return None if doubt < self.limit else "cloud_unsure"
+
+
+class LabelTerms(Struct, frozen=True, kw_only=True):
+    """Which answers are labels for a filter: those to asks of kind "label", whatever they say."""
+
+    about: About
+    bundle: str
+    what: ClassVar[str] = "labels"
+    counters: ClassVar[tuple[str, ...]] = ("other_kind",)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> LabelTerms:
+        """Return the terms of a ``bundle``."""
+        return cls(about=About.of(bundle), bundle=bundle.digest)
+
+    def against(self, one: Answered, *, doubt: float) -> str | None:
+        """Return why an answer is no label; the doubt does not matter."""
+        del doubt
+        return None if one.request.kind == "label" else "other_kind"
 
 
 class PairKeeper:
@@ -96,7 +153,7 @@ class PairKeeper:
         self._terms = terms
         self._max_bytes = max_bytes
         self._wall = wall
-        self._tally = Tally(_COUNTERS, log=_log)
+        self._tally = Tally((*_COUNTERS, *terms.counters), log=_log)
         self._waiting: deque[tuple[Pair, Answered]] = deque()
         self._waiting_bytes = 0
         self._store: PairStore | None = None
@@ -126,6 +183,11 @@ class PairKeeper:
                 self._waiting_bytes += one.sample.nbytes
             self._bell.set()
 
+    @property
+    def what(self) -> str:
+        """What it keeps: pairs, or labels."""
+        return self._terms.what
+
     def counters(self) -> dict[str, int]:
         """Return what became of the answers, by name."""
         return self._tally.copy()
@@ -138,22 +200,14 @@ class PairKeeper:
 
     def _pair(self, one: Answered) -> Pair | None:
         """Return the pair that an answer makes; None: it is none that teaches."""
-        terms, opinion = self._terms, one.request.opinion
-        if opinion is None or opinion.score_name != terms.score:
-            self._tally.add("other_score")
-            return None
-        if not opinion.score >= terms.total:
-            self._tally.add("edge_sure")
-            return None
+        terms = self._terms
         doubt = float(doubt_of(one.probs, one.alpha))
-        if not doubt < terms.limit:
-            self._tally.add("cloud_unsure")
+        against = terms.against(one, doubt=doubt)
+        if against is not None:
+            self._tally.add(against)
             return None
-        try:
-            edge = wire.distribution(opinion.probs, classes=terms.about.classes)
-        except HedgeError:
-            self._tally.add("other_score")
-            return None
+        edge = _edge(one, classes=terms.about.classes)
+        told = one.request.opinion
         return Pair(
             key="",
             site=one.device.site,
@@ -163,7 +217,7 @@ class PairKeeper:
             kind=one.request.kind,
             at_s=self._wall(),
             bundle=terms.bundle,
-            score=opinion.score,
+            score=None if edge is None or told is None else told.score,
             doubt=doubt,
             edge=edge,
             cloud=one.probs,
@@ -237,6 +291,16 @@ class PairKeeper:
             store.close()
             raise
         return store
+
+
+def _edge(one: Answered, *, classes: int) -> Probs | None:
+    """Return what the edge thought (K,); None: it was not asked, or what was sent is none."""
+    if one.request.opinion is None:
+        return None
+    try:
+        return wire.distribution(one.request.opinion.probs, classes=classes)
+    except HedgeError:
+        return None
 
 
 def _keyed(pair: Pair, body: bytes) -> Pair:

@@ -393,7 +393,7 @@ def _about(text: str) -> About:
 def _row(pair: Pair, body: bytes) -> tuple[object, ...]:
     return (
         *(pair.key, _STATES.index(pair.state), pair.at_s, pair.site, pair.device, pair.stream),
-        *(pair.id, pair.kind, pair.bundle, pair.score, pair.doubt),
+        *(pair.id, pair.kind, pair.bundle, pair.score or 0.0, pair.doubt),
         *(
             _bytes(pair.edge),
             _bytes(pair.cloud),
@@ -409,10 +409,10 @@ def _pair(row: Sequence[Any], *, classes: int) -> Pair | None:
     if state not in (0, 1):
         return None
     try:
-        edge, cloud, alpha = (None if one is None else _array(one, classes) for one in arrays)
+        edge, cloud, alpha = (_array(one, classes) if one else None for one in arrays)
     except (TypeError, ValueError):
         return None
-    if edge is None or cloud is None:
+    if cloud is None:
         return None
     return Pair(
         key=key,
@@ -423,7 +423,7 @@ def _pair(row: Sequence[Any], *, classes: int) -> Pair | None:
         kind=kind,
         at_s=at_s,
         bundle=bundle,
-        score=score,
+        score=None if edge is None else score,
         doubt=doubt,
         edge=edge,
         cloud=cloud,
@@ -432,8 +432,9 @@ def _pair(row: Sequence[Any], *, classes: int) -> Pair | None:
     )
 
 
-def _bytes(array: NDArray[Any]) -> bytes:
-    return array.astype("<f4").tobytes()
+def _bytes(array: NDArray[Any] | None) -> bytes:
+    """Return its bytes; none where there is none."""
+    return b"" if array is None else array.astype("<f4").tobytes()
 
 
 def _array(data: bytes, classes: int) -> NDArray[np.float32]:
@@ -444,5 +445,5 @@ def _array(data: bytes, classes: int) -> NDArray[np.float32]:
 
 
 def _checksum(pair: Pair, body: bytes) -> int:
-    alpha = b"" if pair.alpha is None else _bytes(pair.alpha)
-    return zlib.crc32(pair.key.encode() + _bytes(pair.edge) + _bytes(pair.cloud) + alpha + body)
+    arrays = _bytes(pair.edge) + _bytes(pair.cloud) + _bytes(pair.alpha)
+    return zlib.crc32(pair.key.encode() + arrays + body)

@@ -1,4 +1,8 @@
-"""A pair: a sample that the edge was unsure of, and the answer of a cloud that was sure."""
+"""A pair: a sample, what the edge thought of it, and the answer of a cloud.
+
+Those that `hedge adapt` learns from: the edge was unsure, the cloud sure. The labels that filters
+learn from are pairs, too, of asks that a filter was unsure of.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +58,10 @@ class Pair(Struct, frozen=True, kw_only=True):
     """One pair, without the sample.
 
     ``key`` (32 hex) is the same for the same sample of the same device. ``edge`` (K,) is what the
-    edge thought, ``score`` what it gated on; ``cloud`` (K,) the answer, ``alpha`` (K,) its
-    evidence where there is some, ``doubt`` how unsure the cloud was (see `doubt_of`). ``at_s`` is
-    when it was answered (Unix time), ``bundle`` the digest of the bundle whose cloud answered.
+    edge thought, ``score`` what it gated on, both None where it was not asked; ``cloud`` (K,) the
+    answer, ``alpha`` (K,) its evidence where there is some, ``doubt`` how unsure the cloud was (see
+    `doubt_of`). ``at_s`` is when it was answered (Unix time), ``bundle`` the digest of the bundle
+    whose cloud answered.
     """
 
     key: str
@@ -67,9 +72,9 @@ class Pair(Struct, frozen=True, kw_only=True):
     kind: str
     at_s: float
     bundle: str
-    score: float
+    score: float | None
     doubt: float
-    edge: Probs
+    edge: Probs | None
     cloud: Probs
     alpha: Probs | None
     state: State = "quarantined"

@@ -8,6 +8,7 @@ from ...models.bundle import Bundle
 from ...models.errors import ConfigError, MissingExtraError, ModelError
 from ...models.manifest import Cloud, Edge, Filter
 from ...models.model import Model
+from .dense import dense_model
 from .options import BackendOptions
 
 _NEEDS = {"auto": None, "onnx": "onnx", "tflite": "tflite", "tensorrt": "onnx"}
@@ -92,12 +93,19 @@ def open_part(
 ) -> Model:
     """Open one of a bundle's models; see `open_model`.
 
-    Only an edge model may keep a state: what a worker is asked comes from many devices.
+    Only an edge model may keep a state: what a worker is asked comes from many devices. A filter
+    that is a small dense net runs without the library, unless one is asked for by name.
     """
+    data, where = bundle.read(part.file), f"{bundle.path}/{part.file}"
+    plain = options is None or (options.use == "auto" and not options.providers)
+    if isinstance(part, Filter) and part.format == "onnx" and plain:
+        found = dense_model(data, where=where)
+        if found is not None:
+            return found
     return open_model(
-        bundle.read(part.file),
+        data,
         format=part.format,
-        where=f"{bundle.path}/{part.file}",
+        where=where,
         options=options,
         output=None if isinstance(part, Filter) else part.output_name,
         keeps_state=isinstance(part, Edge) and part.state != "reset",

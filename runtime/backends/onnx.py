@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 _Batch = NDArray[Any]
 _Outputs = NDArray[np.floating[Any]]
 _ERRORS_ONLY = 3
+_NOTHING_BUT_CRASHES = 4
 _LOOK = "its own log says why; fallback = true runs without"
 
 
@@ -119,6 +120,8 @@ def _session(data: bytes, asked: BackendOptions, *, threads: int, where: str) ->
     providers = _providers(asked)
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)  # its sessions inherit it
     options = onnxruntime.SessionOptions()
+    if providers == [CPU]:  # of which all that goes wrong is raised; others tell more in its log
+        options.log_severity_level = _NOTHING_BUT_CRASHES
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.load_model_format", "ONNX")  # never guess

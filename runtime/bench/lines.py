@@ -163,7 +163,12 @@ def _scenario(one: ScenarioResult) -> Iterator[str]:
         f"(seed {one.seed}, at least {one.min_duration_s:g} s and {one.min_queries} queries, "
         f"LoadGen {one.loadgen})"
     )
-    counts = (("escalated", one.escalated), ("answered", one.answered), ("dropped", one.dropped))
+    counts = (
+        ("escalated", one.escalated),
+        ("answered", one.answered),
+        ("dropped", one.dropped),
+        ("reused", one.reused),
+    )
     known = [f"{count} {what}" for what, count in counts if count is not None]
     if known:
         yield f"  Samples: {', '.join(known)}"

@@ -29,8 +29,8 @@ class ScenarioResult(Struct, frozen=True, kw_only=True):
     of the same by percentile ("90.00"). ``scored_ms`` is that of the ``scored_percentile``: the
     early-stopping estimate of SingleStream and MultiStream, Server's percentile, None in
     Offline and where there were too few queries. ``target_qps`` and ``target_latency_ms`` are
-    Server's. ``escalated``, ``answered`` and ``dropped`` count samples; None where no part
-    counts them.
+    Server's. ``escalated``, ``answered``, ``dropped`` and ``reused`` count samples; None where
+    no part counts them.
     """
 
     scenario: Scenario
@@ -59,4 +59,5 @@ class ScenarioResult(Struct, frozen=True, kw_only=True):
     escalated: int | None = None
     answered: int | None = None
     dropped: int | None = None
+    reused: int | None = None
     energy: Energy | None = None

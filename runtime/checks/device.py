@@ -26,6 +26,8 @@ from .clock import check_clock
 from .disk import check_disk
 from .engines import check_rows
 from .events import check_events
+from .filter_labels import check_filter_labels
+from .filters_off import check_filters_off
 from .finding import Finding, guarded, ok, refusal
 from .gate import check_gate
 from .heat import check_heat
@@ -82,7 +84,8 @@ def _check_all(
             yield found
         else:
             bundles[stream.name] = found
-            checks = check_bundle(stream, found, board=board)
+            has_uplink = config.uplink is not None
+            checks = check_bundle(stream, found, board=board, has_uplink=has_uplink)
             yield from guarded("bundle", f"stream {stream.name}", checks)
     probed: list[Probed] = []
     wanted: dict[str, tuple[str, BackendOptions]] = {}
@@ -133,6 +136,10 @@ def _check_surroundings(
             yield from guarded("privacy", subject, private)
             gate = check_gate(stream, bundle, config=config)
             yield from guarded("gate", subject, gate)
+            labels = check_filter_labels(stream, bundle, config=config)
+            yield from guarded("filter", subject, labels)
+            off = check_filters_off(stream, bundle, config=config, base=base)
+            yield from guarded("filter", subject, off)
             events = check_events(stream, bundle.labels, config=config, base=base)
             yield from guarded("event", subject, events)
     yield from guarded("sink", "sinks", check_sinks(config, base=base))

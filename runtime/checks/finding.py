@@ -29,6 +29,7 @@ Area = Literal[
     "source",
     "privacy",
     "gate",
+    "filter",
     "event",
     "sink",
 ]

@@ -8,6 +8,7 @@ from ...models.bundle import Bundle
 from ...models.manifest import Calibration, Promise
 from ..config import Config, Stream
 from ..gate.gate import budget_of
+from ..gate.options import is_audited
 from .amounts import size_text
 from .finding import Finding, ok, warning
 
@@ -32,7 +33,7 @@ def check_gate(stream: Stream, bundle: Bundle, *, config: Config) -> Iterator[Fi
 
 def _audit(stream: Stream, subject: str) -> Finding:
     audit = stream.audit
-    if not audit.share or (audit.truth == "cloud" and not audit.most_per_hour):
+    if not is_audited(audit, shared=True):
         return ok("gate", subject, "nothing is audited, so what the edge gets wrong is not known")
     text = f"{audit.share:.3g} of its samples are audited"
     if audit.truth == "label":
@@ -61,8 +62,7 @@ def _promise(stream: Stream, promise: Promise, subject: str) -> Finding:
     )
     if not stream.gate.promise:
         return ok("gate", subject, f"{text}; gate.promise = false, so nothing holds it to that")
-    audit = stream.audit
-    if not audit.share or (audit.truth == "cloud" and not audit.most_per_hour):
+    if not is_audited(stream.audit, shared=True):
         return warning(
             "gate",
             subject,
@@ -70,6 +70,8 @@ def _promise(stream: Stream, promise: Promise, subject: str) -> Finding:
             where=f"{subject}: audit",
             todo="audit.share above 0, or gate.promise = false",
         )
+    if not is_audited(stream.audit, shared=stream.privacy.share != "nothing"):
+        return ok("gate", subject, f"{text}; without an audit nothing holds it to that")
     return ok("gate", subject, f"{text}; the gate is tightened where the audit refutes it")
 
 

@@ -19,6 +19,7 @@ from ..backends.tensorrt.library import is_installed
 from ..probe.messages import Probed, Tensor
 from ..probe.parts import probe_part
 from ..probe.probe import probe_model
+from ..split_head import head_of
 from .amounts import size_text
 from .backends import check_model, said
 from .board import check_board
@@ -124,7 +125,7 @@ def _check_bundle(
     manifest = bundle.manifest
     subject = f"{manifest.name} {manifest.version}"
     yield ok("bundle", subject, "is sound", todo=pin_hint(bundle))
-    if manifest.calibration is None:
+    if manifest.edge and manifest.calibration is None:
         yield warning(
             "bundle",
             subject,
@@ -133,7 +134,8 @@ def _check_bundle(
             todo="calibrate it on rows that no model has seen",
         )
     if not manifest.edge:
-        yield error("bundle", subject, "has no edge model, only one for a worker", where=str(path))
+        text = "has no edge model: streams ask the far end about all that its filters let pass"
+        yield ok("bundle", subject, text)
     yield from _check_parts(bundle, board=board, root=root, probed=probed)
 
 
@@ -147,9 +149,10 @@ def _check_parts(
     yield from guarded("board", "board", check_board(board, root=root, wanted=formats))
     mode = None if board.power_mode is None else board.power_mode.name
     running = chosen(manifest, boards=board.names, power_mode=mode) if manifest.edge else None
-    parts: list[Edge | Filter] = [*manifest.edge, *manifest.filter]
+    heads = [] if manifest.split is None else [head_of(manifest.split)]
+    parts: list[Edge | Filter] = [*manifest.edge, *manifest.filter, *heads]
     for part in parts:
-        counted = part is running or isinstance(part, Filter)
+        counted = part not in manifest.edge or part is running
         probe = functools.partial(probe_part, bundle, part, options=options)
         yield from check_model(part.file, probe, options=options, found=probed if counted else [])
     if running is not None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ...models.errors import HedgeError
@@ -101,8 +102,14 @@ def take(
 
 
 def _judged(
-    shown: Look, lane: Lane, labels: tuple[str, ...], opinion: Opinion, decision: Decision
+    shown: Look,
+    lane: Lane,
+    labels: tuple[str, ...],
+    opinion: Opinion | None,
+    decision: Decision,
 ) -> Look:
+    if opinion is None:
+        return replace(shown, would=_WOULD[decision.action], why=decision.reason)
     top = int(opinion.probs.argmax())
     _, filtered_ns, inferred_ns, _ = lane.timed_ns
     return Look(
@@ -114,7 +121,7 @@ def _judged(
         probability=float(opinion.probs[top]),
         score=float(opinion.score),
         score_name=opinion.score_name,
-        threshold=lane.policy.total,
+        threshold=None if lane.policy is None else lane.policy.total,
         preprocess_ms=shown.preprocess_ms,
         infer_ms=(inferred_ns - filtered_ns) / 1e6,
         text=shown.text,

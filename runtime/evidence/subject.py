@@ -19,7 +19,7 @@ from ...models.opinion import INT8_STEP
 from ...models.prepare import fed_dtype
 from ...models.proposal import Proposal
 from ..backends import open_model
-from ..both_models import model_outputs
+from ..both_models import WITHOUT_EDGE, model_outputs
 from ..probe.probe import Fed, probe_model
 
 PartName = Literal["edge", "cloud"]
@@ -136,7 +136,7 @@ def of_model(proposal: Proposal, *, where: str) -> Subject:
 
 def _edge(manifest: Manifest, name: str | None, *, where: str) -> Edge:
     if not manifest.edge:
-        raise BundleError("has no edge model", where=where)
+        raise BundleError("has no edge model", where=where, hint=WITHOUT_EDGE)
     found = [edge for edge in manifest.edge if name in (None, edge.name)]
     if not found:
         known = ", ".join(edge.name for edge in manifest.edge)

@@ -49,8 +49,7 @@ class AuditLabels:
         found = gate.audit.recall(told.id)
         if found is None:
             return "labels_undrawn"
-        score, said = found
-        gate.learn(score=score, wrong=said != label)
+        gate.learn(found, truth=label)
         return "labels_counted"
 
 

@@ -18,7 +18,7 @@ from ...models.manifest import Budget, Calibration
 from ...telemetry.clock import Clock, boottime_ns
 from ...telemetry.gate_state import DriftState, GateState, PromiseState
 from ..policy import Policy
-from .audit import Audit
+from .audit import Audit, Said
 from .budget import EVERY_NS, BudgetController
 from .drift import EVERY, DriftWatch
 from .memory import GateMemory
@@ -28,7 +28,7 @@ from .seen import Seen
 
 _log = logging.getLogger(__name__)
 
-_ALONE = 0.95  # the confidence of an audit's bounds where no promise states one
+_CONFIDENCE = 0.95  # of an audit's bounds, where no promise states one
 
 
 class Keep(Protocol):
@@ -42,7 +42,9 @@ class Gate:
     """Holds the policy of one stream; lane and loop tell it what they see.
 
     `note` is called once per judged sample; all else seldom. ``audit`` is the loop's to ask by.
-    ``told`` hears when drift begins and when it ends, ``keep`` when something was learnt.
+    ``told`` hears when drift begins and when it ends, ``keep`` when something was learnt. ``of``
+    names all that decides what it can learn: what another gate of that name has learnt holds
+    for this one.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Gate:
         stream: str,
         options: GateOptions,
         audit: AuditOptions,
+        of: str = "",
         told: Callable[[DriftState], None] = lambda _: None,
         keep: Keep | None = None,
         clock: Clock = boottime_ns,
         rng: random.Random | None = None,
     ) -> None:
+        self.of = of
         self.policy = Policy.of(calibration)
         self.audit = Audit(audit, rng=rng or random.Random(), clock=clock)  # noqa: S311 -- no secret
         self._calibration = calibration
@@ -90,11 +94,17 @@ class Gate:
             self._look()
         return self._draw()
 
-    def learn(self, *, score: float, wrong: bool) -> None:
-        """Take in what the truth says of a sample that was drawn, whatever became of it."""
-        self.audit.judge(wrong=wrong, accepted=score < self.policy.total)
+    def learn(self, said: Said, *, truth: int) -> None:
+        """Take in the true label of a sample that was drawn, whatever became of it.
+
+        The audit counts all that the gate lets pass now, or, under a budget, where it moves all
+        the time, what it did let pass.
+        """
+        wrong = said.label != truth
+        passes = said.score < self.policy.total if self._budget is None else said.accepted
+        self.audit.judge(wrong=wrong, accepted=passes)
         keeper = self._keeper
-        moved = keeper is not None and keeper.learn(score=score, wrong=wrong)
+        moved = keeper is not None and keeper.learn(score=said.score, wrong=wrong)
         if keeper is not None and moved:
             _log.warning(
                 "%s: the gate has to stand at %.4g: %s", self._stream, keeper.total, keeper.why
@@ -111,8 +121,12 @@ class Gate:
         keeper = None if self._keeper is None else self._keeper.memory()
         return GateMemory(keeper=keeper, rows=rows, wrong=wrong)
 
+    def succeed(self, other: Gate) -> None:
+        """Count on from where another gate of this stream stops; what it has learnt is its own."""
+        self.audit.succeed(other.audit)
+
     def resume(self, memory: GateMemory) -> None:
-        """Go on from what a gate of the same bundle, variant and promise has learnt.
+        """Go on from what a gate of the same name (``of``) has learnt.
 
         Raises:
             DataError: it is not of such a one; then nothing is changed.
@@ -148,7 +162,9 @@ class Gate:
     def state(self) -> GateState:
         """Return how it stands."""
         made = self._calibration.promise
-        confidence = _ALONE if made is None else made.confidence
+        confidence: float | None = _CONFIDENCE if made is None else made.confidence
+        if self._budget is not None:
+            confidence = None  # no bounds hold for a gate that moves
         return GateState(
             score=self.score,
             total=self.policy.total,

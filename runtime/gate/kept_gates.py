@@ -8,6 +8,7 @@ disk may be a card. What cannot be read, or is of another version, costs what wa
 from __future__ import annotations
 
 import logging
+import stat
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -50,8 +51,8 @@ class _Head(Struct, frozen=True):
 class KeptGates:
     """Keeps what the gates of up to 64 streams know, by their names, in a file of mode 0600.
 
-    `find` may be called from any thread, all else from the loop's. A crash loses
-    the last 64 audited samples, or those of the last minute if these are more, but no move.
+    All of it is for one thread. A crash loses the last 64 audited samples, or those of the last
+    minute if these are more, but no move.
     """
 
     def __init__(self, file: Path, *, clock: Clock = boottime_ns) -> None:
@@ -69,7 +70,8 @@ class KeptGates:
 
     def find(self, stream: str, *, of: str) -> GateMemory | None:
         """Return what is known of a stream's gate; None: nothing, or of another bundle."""
-        kept = self._streams.get(stream)
+        new = self._new.get(stream)
+        kept = self._streams.get(stream) if new is None else new()
         if kept is None:
             return None
         if kept.of != of:
@@ -112,7 +114,11 @@ class KeptGates:
 
     def _read(self) -> dict[str, _Kept]:
         try:
-            if self._file.stat().st_size > _MOST_BYTES:
+            found = self._file.stat()
+            if not stat.S_ISREG(found.st_mode):
+                self.refuse("is no file")
+                return {}
+            if found.st_size > _MOST_BYTES:
                 self.refuse("is too large")
                 return {}
             data = self._file.read_bytes()

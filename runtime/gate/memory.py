@@ -14,10 +14,11 @@ class KeeperMemory(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What a `PromiseKeeper` knows: where its gate stands, and what speaks for each rung.
 
     ``rows`` and ``wrong`` are since the change, ``searched_rows`` and ``searched_wrong`` since
-    the gate was tightened; ``fails`` and ``holds`` are the detectors'.
+    the gate was tightened; ``fails`` and ``holds`` are the detectors'; ``stood`` is the rung from
+    which the gate went up to where it is (-1: none).
     """
 
-    at: int
+    at: Annotated[int, Meta(ge=-1)]
     why: str | None
     rows: tuple[Count, ...]
     wrong: tuple[Count, ...]
@@ -28,6 +29,7 @@ class KeeperMemory(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     suspicion: Annotated[float, Meta(ge=0)]
     fails: Held
     holds: Held
+    stood: Annotated[int, Meta(ge=-1)] = -1
 
 
 class GateMemory(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

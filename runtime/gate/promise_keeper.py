@@ -87,6 +87,7 @@ class PromiseKeeper:
         self._searched_wrong = np.zeros(count, np.int64)
         self._next_look = 0
         self._on_trial = False
+        self._stood = -1  # the rung from which the gate went up to where it stands
         self._tightened = self._relaxed = 0
         self.why: str | None = None
 
@@ -140,6 +141,7 @@ class PromiseKeeper:
             searched_wrong=_counts(self._searched_wrong),
             next_look=self._next_look,
             on_trial=self._on_trial,
+            stood=self._stood,
             suspicion=self._suspicion,
             fails=self._fails.held(),
             holds=self._holds.held(),
@@ -152,7 +154,8 @@ class PromiseKeeper:
             DataError: it is not of such a one; then nothing is changed.
         """
         counts = memory.rows, memory.wrong, memory.searched_rows, memory.searched_wrong
-        if any(len(one) != len(self._rungs) for one in counts) or not -1 <= memory.at <= self._top:
+        beyond = max(memory.at, memory.stood) > self._top
+        if beyond or any(len(one) != len(self._rungs) for one in counts):
             raise DataError("is of a gate with other rungs")
         fails, holds = self._detector("above"), self._detector("below")
         fails.resume(memory.fails)
@@ -162,6 +165,7 @@ class PromiseKeeper:
         self._rows, self._wrong = rows, wrong
         self._searched_rows, self._searched_wrong = searched_rows, searched_wrong
         self._next_look, self._on_trial = memory.next_look, memory.on_trial
+        self._stood = memory.stood
         self._at, self.why, self._suspicion = memory.at, memory.why, memory.suspicion
 
     def _detector(self, beyond: Literal["above", "below"]) -> ChangeDetector:
@@ -184,12 +188,19 @@ class PromiseKeeper:
         self._lower(_probabilities(self._wrong, self._rows, error=self._error))
 
     def _lower(self, so_few: NDArray[np.float64]) -> None:
-        """Go down to the greatest rung that can be trusted; ``so_few`` of those searched."""
+        """Go down to the greatest rung that can be trusted; ``so_few`` of those searched.
+
+        Where that on which it stood before it went up shows no sign of failing, it is one.
+        """
         rows, wrong = self._searched_rows[self._at], self._searched_wrong[self._at]
         below = np.flatnonzero(self._trusted(so_few)[: self._at])
+        at = int(below[-1]) if len(below) else -1
+        if self._stood >= 0 and self._fails.values[self._stood] < self._rarely / _SOONER:
+            at = max(at, self._stood)
+        self._stood = -1
         self._tightened += 1
         self._move(
-            int(below[-1]) if len(below) else -1,
+            at,
             f"{wrong} of the last {rows} audited answers were wrong; "
             f"{self._error:.3g} of them may be",
         )
@@ -211,6 +222,7 @@ class PromiseKeeper:
             at = self._at + 1 + int(higher[-1])
             self._relaxed += 1
             self._on_trial = True
+            self._stood = self._at
             rows, wrong = self._searched_rows[at], self._searched_wrong[at]
             self._move(
                 at, f"up to here {wrong} of {rows} audited answers since it failed were wrong"
@@ -232,7 +244,7 @@ class PromiseKeeper:
         if not len(higher):
             return False
         self._relaxed += 1
-        at = self._at + 1 + int(higher[-1])
+        at, self._stood = self._at + 1 + int(higher[-1]), self._at
         self._move(at, "audited answers up to here are right often enough again")
         self._fails.restart(at)  # that it failed is refuted
         self._searched_rows[:] = 0

@@ -135,7 +135,12 @@ def _bundle(wishes: Wishes, ask: Ask) -> tuple[str, Bundle]:
     def accept(text: str) -> tuple[str, Bundle]:
         bundle = load_bundle(bundle_path(text))
         if not bundle.manifest.edge:
-            raise ConfigError("has no edge model, only one for a worker", where=text)
+            raise ConfigError(
+                "has no edge model: a device asks the far end about all that its filters let pass",
+                where=text,
+                hint="that stream is written by hand, with an [uplink], as in docs/split.md; "
+                "hedge check then tells what is missing",
+            )
         return text, bundle
 
     if wishes.bundle is not None:

@@ -15,6 +15,7 @@ from ...uplink.link.budget import Limits
 from ..backends.options import BackendOptions
 from ..config import Device, Stream, Telemetry, TelemetryLogConfig, UplinkConfig
 from ..events.options import ClipOptions, EventRule
+from ..filters.label_options import LabelOptions
 from ..gate.options import AuditOptions, GateOptions
 from ..privacy import Privacy
 from ..sinks.options import (
@@ -59,6 +60,8 @@ _STREAM = {
     "pin": Note("its digest: another bundle is refused", "0" * 64),
     "variant": Note("which of its models; else its choice for this board", "int8"),
     "filter": Note("whether its filters may drop samples that cannot matter"),
+    "filter_shadow": Note("so many samples are run whatever they say, to watch them"),
+    "filter_cache": Note('what a reuse filter knows: "kept" over restarts, or "reset"'),
     "mode": Note('"wait": no sample before the answer to the last'),
     "answer_within_ms": Note("after that the edge's own answer is final"),
     "on_unavailable": Note('without an answer: the "edge" answers, or "abstain"'),
@@ -217,6 +220,11 @@ _AUDIT = {
     "most_per_hour": Note("so many are asked about"),
     "truth": Note('what is right: what the "cloud" says, or a "label" that somebody sends'),
 }
+_LABELS = {
+    "share": Note("so much of what a filter judges is labelled"),
+    "by_lot": Note("of these so many are drawn from all; the rest it is least certain of"),
+    "most_per_hour": Note("so many are asked about"),
+}
 _BACKEND = {
     "use": Note("onnx, tflite or tensorrt; auto: by the file, and by the board"),
     "threads": Note("of one call; else as the board's profile says", 2),
@@ -303,6 +311,7 @@ _NOTES: Mapping[type[Struct], Mapping[str, Note]] = {
     Privacy: _PRIVACY,
     GateOptions: _GATE,
     AuditOptions: _AUDIT,
+    LabelOptions: _LABELS,
     BackendOptions: _BACKEND,
     UplinkConfig: _UPLINK,
     Limits: _BUDGET,

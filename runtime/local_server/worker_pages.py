@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Literal
 
 from ...telemetry.clock import Clock, boottime_ns
+from ...telemetry.exporters import worker_families as of
 from ...telemetry.exporters.exposition import Exposition, Family
 from ...uplink.far_end.worker_figures import QUANTILES, Figures, ModelFigures, Times
 from .page import Page
 
+_EVICTED = "evicted"
 _AWAY = HTTPStatus.SERVICE_UNAVAILABLE
 _DROPS = {
     "expired": "expired",
@@ -73,57 +74,38 @@ def _unready(figures: Figures) -> str:
 
 
 def metrics(figures: Figures) -> str:
-    """Return the figures in Prometheus' text format."""
+    """Return the figures in Prometheus' text format, as docs/metrics.md lists them."""
     page, counts = Exposition(), figures.counters
-    gauges = (
-        ("connected", "Whether the broker has accepted us.", figures.connected),
-        ("ready", "Whether asks can come and will be answered.", figures.ready),
-        ("waiting_asks", "Asks in hand, not answered yet.", figures.waiting),
-        ("claimed_requests", "Requests of which parts miss.", figures.gathering),
-    )
-    for name, text, value in gauges:
-        page.add(_family(name, "gauge", text), value)
-    counters = (
-        ("asks_total", "Asks that came.", counts["asks"]),
-        ("repeats_total", "Asks that came again.", counts["repeated"]),
-        ("refusals_total", "Asks answered by an error.", counts["errors"]),
-        ("connects_total", "Connections that the broker took.", counts["connects"]),
-        ("sent_bytes_total", "Of topics and payloads.", counts["bytes_up"]),
-        ("received_bytes_total", "Of topics and payloads.", counts["bytes_down"]),
-    )
-    for name, text, value in counters:
-        page.add(_family(name, "counter", text), value)
-    _drops(page, counts)
-    _models(page, figures)
+    page.add(of.CONNECTED, figures.connected)
+    page.add(of.READY, figures.ready)
+    page.add(of.WAITING, figures.waiting)
+    page.add(of.CLAIMED, figures.gathering)
+    page.add(of.ASKS, counts["asks"])
+    page.add(of.REPEATS, counts["repeated"])
+    page.add(of.REFUSALS, counts["errors"])
+    page.add(of.CONNECTS, counts["connects"])
+    page.add(of.SENT, counts["bytes_up"])
+    page.add(of.RECEIVED, counts["bytes_down"])
+    for counter, reason in _DROPS.items():
+        page.add(of.DROPPED, counts[counter], reason=reason)
+    for model in figures.models:
+        _model(page, model)
     return page.text()
 
 
-def _family(
-    name: str, kind: Literal["counter", "gauge", "summary"], text: str, *labels: str
-) -> Family:
-    return Family(f"hedge_worker_{name}", kind, text, labels)
+def _model(page: Exposition, one: ModelFigures) -> None:
+    page.add(of.MODEL_READY, one.away is None, model=one.name)
+    page.add(of.ANSWERS, one.answers.count, model=one.name)
+    page.add(of.BATCHES, one.batches, model=one.name)
+    _times(page, of.ANSWER, one.answers, model=one.name)
+    _times(page, of.CALL, one.calls, model=one.name)
+    for fate, count in (one.pairs or {}).items():
+        if fate == _EVICTED:  # was kept before
+            page.add(of.EVICTED, count, model=one.name)
+        else:
+            page.add(of.PAIRS, count, model=one.name, fate=fate)
 
 
-def _drops(page: Exposition, counts: Mapping[str, int]) -> None:
-    family = _family("dropped_total", "counter", "Messages that came to nothing.", "reason")
-    for counter, reason in _DROPS.items():
-        page.add(family, counts[counter], reason=reason)
-
-
-def _models(page: Exposition, figures: Figures) -> None:
-    ready = _family("model_ready", "gauge", "Whether the model is there.", "model")
-    answers = _family("answers_total", "counter", "Asks answered.", "model")
-    batches = _family("batches_total", "counter", "Calls of the model.", "model")
-    answer = _family("answer_seconds", "summary", "From an ask's arrival to its answer.", "model")
-    call = _family("model_seconds", "summary", "The model alone, by batch.", "model")
-    for one in figures.models:
-        page.add(ready, one.away is None, model=one.name)
-        page.add(answers, one.answers.count, model=one.name)
-        page.add(batches, one.batches, model=one.name)
-        _times(page, answer, one.answers, model=one)
-        _times(page, call, one.calls, model=one)
-
-
-def _times(page: Exposition, family: Family, times: Times, *, model: ModelFigures) -> None:
+def _times(page: Exposition, family: Family, times: Times, *, model: str) -> None:
     quantiles = list(zip(QUANTILES, times.quantiles_s, strict=True))
-    page.add_summary(family, quantiles, count=times.count, total=times.sum_s, model=model.name)
+    page.add_summary(family, quantiles, count=times.count, total=times.sum_s, model=model)

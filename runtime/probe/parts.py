@@ -28,8 +28,7 @@ def probe_part(bundle: Bundle, part: Part, *, options: BackendOptions | None = N
     )
 
 
-def _sample(bundle: Bundle, part: Part) -> Fed | None:
-    """Return what the model is fed; None: not samples, but another model's features."""
-    if isinstance(part, Filter) and part.attach != "input":
-        return None
-    return Fed(bundle.input.shape, fed_dtype(bundle.input).name)
+def _sample(bundle: Bundle, part: Part) -> Fed:
+    """Return what the model is fed: a sample, or features of one."""
+    takes = bundle.input if isinstance(part, Cloud) else bundle.manifest.taken_by(part)
+    return Fed(takes.shape, fed_dtype(takes).name)

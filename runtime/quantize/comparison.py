@@ -84,7 +84,7 @@ def answers(outputs: Array, y: Labels, *, assessor: Assessor) -> Answers:
     Raises:
         ModelError: an output is no number, or the outputs should be a distribution.
     """
-    opinions = assessor.assess_batch(outputs)
+    opinions = assessor.deepen_batch(assessor.assess_batch(outputs), outputs)
     return Answers(
         label=opinions.probs.argmax(axis=1),
         correct=hits(opinions.probs, y),

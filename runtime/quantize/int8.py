@@ -49,6 +49,17 @@ class Int8Model(NamedTuple):
     method: str
 
 
+def check_installed(format: Literal["onnx", "tflite"]) -> None:  # noqa: A002  as above
+    """See to it that models of ``format`` can be quantised here.
+
+    Raises:
+        MissingExtraError: the library is not installed.
+    """
+    for module, library in _NEEDS[format].items():
+        if find_spec(module) is None:
+            raise MissingExtraError(library, extra="quantize")
+
+
 def to_int8(
     data: bytes,
     fed: NDArray[Any],
@@ -68,9 +79,7 @@ def to_int8(
         MissingExtraError: the library is not installed.
         ConfigError: the library has no such calibrator.
     """
-    for module, library in _NEEDS[format].items():
-        if find_spec(module) is None:
-            raise MissingExtraError(library, extra="quantize")
+    check_installed(format)
     known = _CALIBRATORS[format]
     if recipe.calibrator not in known:
         raise ConfigError(

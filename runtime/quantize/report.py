@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from ...models.manifest import Quantised
+from ..paired_latency import Latency
 from .comparison import Change, Comparison
-from .latency import Latency
 
 
 class Gate(Struct, frozen=True, kw_only=True):

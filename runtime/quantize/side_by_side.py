@@ -17,8 +17,8 @@ from ...models.model import Model
 from ...models.opinion import Assessor
 from ...models.prepare import preparer
 from ..backends import open_model
+from ..paired_latency import Latency, paired_latency
 from .comparison import Answers, Comparison, answers, compare
-from .latency import Latency, paired_latency
 from .report import Gate
 from .rows import Division
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ...telemetry.energy.figures import NOT_RESOLVABLE, EnergyReport, Joules
+from ...telemetry.filter_state import FilterState, ShadowState
 from ...telemetry.gate_state import AuditState, GateState, PromiseIs
 from ...telemetry.ledger import ENDS, FINALS, ROUTES, STAGES, Latency, SourceState, StreamReport
 from ...telemetry.snapshot import Snapshot
-from ..policy import ALEATORIC, EPISTEMIC, NEITHER, SCORE, SURE
+from ..policy import ALEATORIC, EPISTEMIC, NEITHER, NO_EDGE, SCORE, SURE
 from . import numbers
 from .lines import Line, Part, Span, Style, bar, cut, ends, flow, width
 from .numbers import MISSING
 from .rates import Rates, StreamRates, escalated, rates
 from .seen import Seen
 
-_DECISIONS = frozenset(one.reason for one in (SURE, SCORE, EPISTEMIC, ALEATORIC, NEITHER))
+_DECISIONS = frozenset(one.reason for one in (SURE, SCORE, EPISTEMIC, ALEATORIC, NEITHER, NO_EDGE))
 _ROUTES: dict[str, tuple[str, Style]] = {
     "accepted": ("█", "good"),
     "escalated": ("▒", "warn"),
@@ -40,6 +41,7 @@ _HARMLESS = frozenset(
 )
 _INDENT = 10
 _NAME = 12
+_FIRST = ("  filter", "")
 _BRIEF_BAR = 14
 _MOST_REASONS = 8
 
@@ -225,6 +227,8 @@ def _short(one: StreamReport, name: str, pace: StreamRates, columns: int) -> Ite
     yield from flow(list(_asked(one, pace)), columns, indent=_INDENT, first="  asked")
     if one.gate is not None:
         yield from flow(list(_gate(one.gate)), columns, indent=_INDENT, first="  gate")
+    for number, state in enumerate(one.filters):
+        yield from flow(list(_filter(state)), columns, indent=_INDENT, first=_FIRST[number > 0])
     latency = [_latency(which, one.latency_ms.get(which)) for which in ("first", "final")]
     yield from flow(latency, columns, indent=_INDENT, first="  latency")
     yield from flow(list(_energy(one)), columns, indent=_INDENT, first="  energy")
@@ -297,6 +301,35 @@ def _gate(gate: GateState) -> Iterator[Item]:
             yield _pair("spent", f"{numbers.si(spent, 'B')} of {numbers.si(budget, 'B')} an hour")
         else:
             yield _pair("spent", f"{spent:.0f} of {budget:.6g} an hour")
+
+
+def _filter(one: FilterState) -> Iterator[Item]:
+    """Yield how much a filter rules out, what is known of its errors, and what it remembers."""
+    off: Item = _words(" OFF", "bad") if one.state == "off" else ()
+    yield (Span(one.name, "bold"), *off)
+    yield _pair("filtered", numbers.share(one.filtered / one.seen if one.seen else None))
+    if one.shadow is not None:
+        yield from _shadow(one.shadow, why=one.why)
+    if one.cache is not None:
+        yield _pair("keys", f"{numbers.count(one.cache.keys)} of {numbers.count(one.cache.most)}")
+    if one.labels is not None:
+        yield _pair("labels asked", numbers.count(one.labels.asked))
+    if one.failed:
+        yield _pair("failed", numbers.count(one.failed), "warn")
+    if one.left_out:
+        yield _pair("left out", numbers.count(one.left_out), "warn")
+
+
+def _shadow(shadow: ShadowState, *, why: str | None) -> Iterator[Item]:
+    if shadow.error is None:
+        yield _pair("shadowed", numbers.count(shadow.judged))
+        return
+    limit = "" if shadow.limit is None else f" of {numbers.share(min(1.0, shadow.limit))} allowed"
+    yield (
+        *_pair("wrong", numbers.share(shadow.error), "bad" if why else "bold"),
+        Span(f" ({numbers.share(shadow.low)} to {numbers.share(shadow.high)}){limit}"),
+        Span(f", {numbers.count(shadow.judged)} shadowed", "dim"),
+    )
 
 
 def _threshold(total: float) -> str:

@@ -121,12 +121,13 @@ def _attributes(waiting: Waiting, *, route: str, end: str, degraded: str | None)
     found: dict[str, str | float | bool] = {
         "hedge.stream": waiting.sample.stream,
         "hedge.sample.id": waiting.sample.id,
-        "hedge.score": float(opinion.score),
-        "hedge.score.name": opinion.score_name,
         "hedge.route": route,
         "hedge.end": end,
         "hedge.resumed": waiting.timed_ns is None,
     }
+    if opinion is not None:
+        found["hedge.score"] = float(opinion.score)
+        found["hedge.score.name"] = opinion.score_name
     if waiting.reason is not None:
         found["hedge.decision.reason"] = waiting.reason
     if degraded is not None:

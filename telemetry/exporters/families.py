@@ -107,8 +107,50 @@ ERROR_HIGH = Family("hedge_audit_error_high_ratio", "gauge", "It is not more tha
 DRIFT = Family(
     "hedge_drift_index", "gauge", "How far the scores are from those of calibration.", _STREAM
 )
-DRIFTING = Family("hedge_drifting", "gauge", "Whether that is too far.", _STREAM)
+DRIFT_LIMIT = Family("hedge_drift_limit", "gauge", "From here on that is too far.", _STREAM)
+DRIFTING = Family("hedge_drifting", "gauge", "Whether they are too far.", _STREAM)
 DRIFTS = Family("hedge_drifts_total", "counter", "How often it became too far.", _STREAM)
+_FILTER = (*_STREAM, "filter")
+FILTER_ON = Family("hedge_filter_on", "gauge", "Whether the filter filters.", _FILTER)
+FILTER_SEEN = Family("hedge_filter_seen_total", "counter", "Samples it has judged.", _FILTER)
+FILTERED = Family("hedge_filter_filtered_total", "counter", "Those that it ruled out.", _FILTER)
+FILTER_FAILED = Family(
+    "hedge_filter_failed_total", "counter", "Samples that it failed on, and let pass.", _FILTER
+)
+FILTER_LEFT_OUT = Family(
+    "hedge_filter_left_out_total", "counter", "Samples it was not tried on.", _FILTER
+)
+SHADOWED = Family(
+    "hedge_filter_shadow_drawn_total", "counter", "Ruled out, and drawn for the model.", _FILTER
+)
+SHADOW_JUDGED = Family(
+    "hedge_filter_shadow_judged_total", "counter", "Drawn ones that are known about.", _FILTER
+)
+SHADOW_ERROR = Family(
+    "hedge_filter_error_ratio", "gauge", "Share that it ruled out wrongly.", _FILTER
+)
+SHADOW_LOW = Family("hedge_filter_error_low_ratio", "gauge", "It is not less than this.", _FILTER)
+SHADOW_HIGH = Family("hedge_filter_error_high_ratio", "gauge", "It is not more than this.", _FILTER)
+SHADOW_LIMIT = Family("hedge_filter_error_limit_ratio", "gauge", "What it may be.", _FILTER)
+FILTER_KEYS = Family("hedge_filter_keys", "gauge", "Keys that a reuse filter knows.", _FILTER)
+FILTER_EVICTED = Family(
+    "hedge_filter_keys_evicted_total", "counter", "Keys that gave way to others.", _FILTER
+)
+FILTER_EXPIRED = Family(
+    "hedge_filter_keys_expired_total", "counter", "Keys that grew too old.", _FILTER
+)
+LABELS_ASKED = Family(
+    "hedge_filter_labels_asked_total",
+    "counter",
+    "Samples that the far end was asked about, to teach the filter anew.",
+    (*_FILTER, "why"),
+)
+LABELS_CUT = Family(
+    "hedge_filter_labels_cut", "gauge", "How far from the threshold is asked about.", _FILTER
+)
+LABELS_LEFT = Family(
+    "hedge_filter_labels_left", "gauge", "How many may be asked about at once.", _FILTER
+)
 EVENTS = Family("hedge_events_total", "counter", "What the loop has counted.", ("event",))
 
 CONNECTED = Family("hedge_connected", "gauge", "Whether the broker has accepted us.")
@@ -258,7 +300,11 @@ FAMILIES: tuple[Family, ...] = (
     *(SAMPLES, ENDS, RESUMED, WAITING, REASONS, STAGE, FIRST, FINAL),
     *(SOURCE_OPEN, SOURCE_OPENED, SOURCE_LOST),
     *(GATE, GATE_CALIBRATED, BUDGET, SPENT, STRAYED, PROMISE, PROMISED, MOVES),
-    *(DRAWN, AUDITED, JUDGED, ERROR, ERROR_LOW, ERROR_HIGH, DRIFT, DRIFTING, DRIFTS, EVENTS),
+    *(DRAWN, AUDITED, JUDGED, ERROR, ERROR_LOW, ERROR_HIGH),
+    *(DRIFT, DRIFT_LIMIT, DRIFTING, DRIFTS),
+    *(FILTER_ON, FILTER_SEEN, FILTERED, FILTER_FAILED, FILTER_LEFT_OUT, SHADOWED, SHADOW_JUDGED),
+    *(SHADOW_ERROR, SHADOW_LOW, SHADOW_HIGH, SHADOW_LIMIT),
+    *(FILTER_KEYS, FILTER_EVICTED, FILTER_EXPIRED, LABELS_ASKED, LABELS_CUT, LABELS_LEFT, EVENTS),
     *(CONNECTED, DROPPED, *UPLINK.values(), LEFT_BYTES, LEFT_MESSAGES),
     *(ENERGY_INFO, POWER, IDLE_POWER, ENERGY, RAIL_ENERGY, NET_ENERGY, OTHER_ENERGY),
     *(STAGE_ENERGY, ROUTE_ENERGY, ROUTE_BUSY),

@@ -6,6 +6,7 @@ import re
 from typing import get_args
 
 from ..energy.figures import NOT_RESOLVABLE, EnergyReport, Joules, StreamEnergy
+from ..filter_state import FilterState
 from ..gate_state import AuditState, GateState, PromiseIs
 from ..ledger import BOUNDS_MS, STAGES, Latency, StreamReport
 from ..snapshot import BoardState, Snapshot
@@ -74,6 +75,8 @@ def _parts(page: Exposition, report: StreamReport, who: dict[str, str | None]) -
         page.add(of.SOURCE_LOST, report.source.lost, **who)
     if report.gate is not None:
         _gate(page, report.gate, who)
+    for one in report.filters:
+        _filter(page, one, {**who, "filter": one.name})
 
 
 def _gate(page: Exposition, gate: GateState, who: dict[str, str | None]) -> None:
@@ -94,6 +97,7 @@ def _gate(page: Exposition, gate: GateState, who: dict[str, str | None]) -> None
         _audit(page, gate.audit, who)
     if gate.drift is not None:
         page.add(of.DRIFT, gate.drift.statistic, **who)
+        page.add(of.DRIFT_LIMIT, gate.drift.limit, **who)
         page.add(of.DRIFTING, gate.drift.drifting, **who)
         page.add(of.DRIFTS, gate.drift.events, **who)
 
@@ -105,6 +109,31 @@ def _audit(page: Exposition, audit: AuditState, who: dict[str, str | None]) -> N
     page.add(of.ERROR, audit.error, **who)
     page.add(of.ERROR_LOW, audit.low, **who)
     page.add(of.ERROR_HIGH, audit.high, **who)
+
+
+def _filter(page: Exposition, one: FilterState, who: dict[str, str | None]) -> None:
+    page.add(of.FILTER_ON, one.state == "on", **who)
+    page.add(of.FILTER_SEEN, one.seen, **who)
+    page.add(of.FILTERED, one.filtered, **who)
+    page.add(of.FILTER_FAILED, one.failed, **who)
+    page.add(of.FILTER_LEFT_OUT, one.left_out, **who)
+    if one.shadow is not None:
+        page.add(of.SHADOWED, one.shadow.drawn, **who)
+        page.add(of.SHADOW_JUDGED, one.shadow.judged, **who)
+        page.add(of.SHADOW_ERROR, one.shadow.error, **who)
+        page.add(of.SHADOW_LOW, one.shadow.low, **who)
+        page.add(of.SHADOW_HIGH, one.shadow.high, **who)
+        page.add(of.SHADOW_LIMIT, one.shadow.limit, **who)
+    if one.cache is not None:
+        page.add(of.FILTER_KEYS, one.cache.keys, **who)
+        page.add(of.FILTER_EVICTED, one.cache.evicted, **who)
+        page.add(of.FILTER_EXPIRED, one.cache.expired, **who)
+    if one.labels is not None:
+        by_lot = one.labels.by_lot
+        page.add(of.LABELS_ASKED, by_lot, **who, why="lot")
+        page.add(of.LABELS_ASKED, one.labels.asked - by_lot, **who, why="unsure")
+        page.add(of.LABELS_CUT, one.labels.cut, **who)
+        page.add(of.LABELS_LEFT, one.labels.left, **who)
 
 
 def _latency(page: Exposition, family: Family, latency: Latency, **labels: str | None) -> None:

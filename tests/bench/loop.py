@@ -33,6 +33,7 @@ from hedge.models.opinion import Assessor
 from hedge.models.prepare import preparer
 from hedge.runtime.backends import open_model
 from hedge.runtime.backends.null import NullModel
+from hedge.runtime.filters.screen import Screen
 from hedge.runtime.filters.skip import SkipFilter
 from hedge.runtime.gate.gate import Gate
 from hedge.runtime.gate.options import AuditOptions, GateOptions
@@ -111,11 +112,12 @@ def lane(x: np.ndarray[Any, Any], model: Model, *, filtered: bool, gated: bool =
     """Return a lane over ``x`` with this model, with or without a null filter and a gate."""
     spec = Input(kind="tensor", shape=(WIDTH,), dtype="float32")
     keep = NullModel(np.ones((1, 1), np.float32), shape=(WIDTH,))
+    skip = SkipFilter(keep, threshold=0.5, prepare=preparer(spec))
     return Lane(
         name="bench",
         source=Replay(x),
         input=spec,
-        filters=[SkipFilter(keep, threshold=0.5, prepare=preparer(spec))] if filtered else [],
+        filters=[Screen(skip, name="skip", kind="skip")] if filtered else [],
         model=model,
         prepare=preparer(spec),
         assessor=Assessor(output="logits", head="evidential", classes=CLASSES),

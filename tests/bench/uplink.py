@@ -462,7 +462,7 @@ def _record(number: int) -> Record:
         dtype=CONTRACT.dtype,
         shape=CONTRACT.shape,
         codec="raw",
-        opinion=wire.opinion_of(ask.opinion),
+        opinion=None if ask.opinion is None else wire.opinion_of(ask.opinion),
         body=wire.pack(ask.body, CONTRACT.dtype),
     )
     return Record(

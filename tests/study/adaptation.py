@@ -215,7 +215,7 @@ def _keep(bundle: Bundle, data: Dataset, folder: Path) -> float:
             servers=Servers(addresses={}, timeout_s=1.0),
             threads=1,
             stack=stack,
-            keeping=Keeping(folder=folder, max_bytes=_PAIRS_BYTES, limit=_LIMIT),
+            keeping=[Keeping(folder=folder, max_bytes=_PAIRS_BYTES, limit=_LIMIT)],
         )
         for at in range(0, len(asks), _BATCH):
             _answer(responder, data, asks[at : at + _BATCH], opinions)
@@ -251,7 +251,8 @@ def _answer(
         device = Device("study", f"person-{data.group[row]}")
         evidence = None if alpha is None else alpha[place]
         answered.append(Answered(device, "waist", request, data.x[row], probs[place], evidence))
-    responder.keep(answered)
+    for keep in responder.keep:
+        keep(answered)
 
 
 def _save(file: Path, data: Dataset) -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from .task import Maker
 
 TASKS = ("digits", "har", "cifar10", "sst3", "tweets")
-PARTS = ("promises", "shift", "costs")
+PARTS = ("promises", "shift", "adaptation", "costs", "filters", "active_update")
 
 
 def maker(name: str) -> Maker:

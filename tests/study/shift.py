@@ -10,6 +10,8 @@ audits see; what the labels say is shown beside it.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -36,6 +38,7 @@ from hedge.runtime.bench.page.svg import (
     picture,
 )
 from hedge.runtime.both_models import part_outputs
+from hedge.runtime.gate.audit import Said
 from hedge.runtime.gate.gate import Gate
 from hedge.runtime.gate.options import AuditOptions, GateOptions
 
@@ -250,7 +253,7 @@ def follow(
         stream=stream.name,
         options=GateOptions(drift=False),
         audit=AuditOptions(share=share, most_per_hour=_MOST_PER_HOUR),
-        clock=lambda: 0,
+        clock=functools.partial(next, itertools.count(0, 3600 * 10**9)),  # never short
         rng=random.Random(seed),  # noqa: S311  no secret
     )
     drawn = np.random.default_rng(seed)
@@ -267,7 +270,8 @@ def follow(
     ):
         totals[at] = gate.policy.total
         if gate.note(score):
-            gate.learn(score=score, wrong=fails)
+            said = Said(score, int(fails), accepted=score < gate.policy.total)
+            gate.learn(said, truth=0)
             audits.append(_audited(gate, at))
     return _course(stream, sent, totals, audits, seed=seed, before=before)
 

@@ -35,7 +35,11 @@ class Answered(NamedTuple):
 
 
 class Keep(Protocol):
-    """Takes what was answered, once the answers are under way."""
+    """Takes what was answered, once the answers are under way; ``what`` names what it keeps."""
+
+    @property
+    def what(self) -> str:
+        """In the names of its counters."""
 
     def __call__(self, answered: Sequence[Answered]) -> None:
         """Take a batch; neither waits nor raises."""
@@ -49,14 +53,14 @@ class Responder(Struct, frozen=True, kw_only=True):
 
     ``check``, of a model that can be absent, returns if it is there, else it raises
     `ModelAwayError`. Any other error of it ends the worker: what is there is the wrong model.
-    ``keep`` gets what was answered.
+    Each of ``keep`` gets what was answered.
     """
 
     contract: Contract
     respond: Respond
     entry: str = "input"
     check: Callable[[], None] | None = None
-    keep: Keep | None = None
+    keep: tuple[Keep, ...] = ()
 
 
 def refusal(responder: Responder | None, request: wire.Request) -> str | None:

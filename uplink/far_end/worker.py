@@ -14,13 +14,12 @@ has not been told about.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,22 +29,14 @@ from numpy.typing import NDArray
 from ...models.errors import ModelAwayError, WireError
 from ...telemetry.clock import Clock, boottime_ns
 from .. import topics, wire
-from ..link.link import (
-    Connected,
-    Delivered,
-    Disconnected,
-    Event,
-    Link,
-    Properties,
-    Received,
-    Subscribed,
-    Token,
-)
+from ..link.link import Connected, Delivered, Disconnected, Event, Link, Received, Subscribed
 from ..tally import Tally
 from .attendance import Attendance
-from .claims import Claim, Claims
+from .claims import Claims
+from .intake import Intake
+from .outgoing import Outgoing
 from .probe import Probe, Verdict
-from .responder import Answered, Responder, refusal, replies, reply
+from .responder import Answered, Responder, replies
 from .traces import NoTraces, Traces
 from .worker_figures import Figures, ModelMeter
 from .worker_memory import Answers, Hand, Job
@@ -121,10 +112,20 @@ class Worker:
         self._mode: Verdict | None = None  # how this broker shares, once it is known
         self._subscribed_to: str | None = None
         self._serving = False
-        self._owed: dict[int, list[Token]] = {}
         self._trouble: str | None = None
         self._stopping = threading.Event()
         self._tally = Tally(_COUNTERS, log=_log)
+        self._out = Outgoing(link, tally=self._tally, traces=traces, clock=clock)
+        self._intake = Intake(
+            self._responders,
+            name=name,
+            hand=self._hand,
+            given=self._given,
+            claims=self._claims,
+            out=self._out,
+            tally=self._tally,
+            clock=clock,
+        )
         self._meters = {one.contract.digest: ModelMeter(one.contract.name) for one in responders}
         self._figures = self._measured()
 
@@ -135,11 +136,11 @@ class Worker:
 
     def counters(self) -> dict[str, int]:
         """Copy the counters; bytes are those of topics and payloads."""
-        pairs = Counter[str]()
+        kept = Counter[str]()
         for responder in self._responders.values():
-            if responder.keep is not None:
-                pairs.update({f"pairs_{k}": n for k, n in responder.keep.counters().items()})
-        return self._tally.copy() | self._claims.counters() | self._traces.counters() | pairs
+            for one in responder.keep:
+                kept.update({f"{one.what}_{k}": n for k, n in one.counters().items()})
+        return self._tally.copy() | self._claims.counters() | self._traces.counters() | kept
 
     def figures(self) -> Figures:
         """Return the state as of the last turn, a second ago at most; for any thread."""
@@ -177,26 +178,20 @@ class Worker:
         self._probe = None
         if self._connected:
             self._link.unsubscribe((topics.parts_filter(self._name),))
-            self._await_word()
+            self._out.await_word(f"{topics.ROOT}/_worker/{self._name}/plain")
         until_s = time.monotonic() + drain_s
         while self._can_answer() and time.monotonic() < until_s:
             self._turn(0.05)
-        left = len(self._hand) + len(self._owed)
+        left = len(self._hand) + len(self._out)
         if left:
             _log.warning("stopped with %d asks unanswered; their devices will ask again", left)
         else:
             _log.info("stopped, with every ask answered")
 
-    def _await_word(self) -> None:
-        """Owe the broker a message: when it has that, what it sent before has come, too."""
-        mid = self._link.send(f"{topics.ROOT}/_worker/{self._name}/plain", b"")
-        if mid is not None:
-            self._owed[mid] = []
-
     def _can_answer(self) -> bool:
         """Return whether waiting can still bring an answer to the broker."""
         answerable = self._hand.next_ns(away=self._models.away) is not None
-        return self._connected and (answerable or bool(self._owed))
+        return self._connected and (answerable or len(self._out) > 0)
 
     def _turn(self, timeout_s: float) -> None:
         for event in self._link.poll(min(timeout_s, self._patience_s())):
@@ -205,7 +200,7 @@ class Worker:
             self._serve(self._probe.lapse())
         if self._models.look():
             self._resume()
-        self._ack_all(self._claims.lapse(now_ns=self._clock()))
+        self._out.ack(self._claims.lapse(now_ns=self._clock()))
         self._work()
         if self._clock() - self._figures.turned_ns >= _FIGURES_NS:
             self._figures = self._measured()
@@ -238,9 +233,7 @@ class Worker:
             case Subscribed():
                 self._subscribed(event)
             case Delivered():
-                if event.refused is not None:
-                    self._tally.drop("undelivered", event.refused)
-                self._ack_all(self._owed.pop(event.mid, ()))
+                self._out.delivered(event)
             case Received():
                 self._receive(event)
 
@@ -250,7 +243,8 @@ class Worker:
         self._mode = None
         self._subscribed_to = None
         self._serving = False
-        self._owed.clear()
+        self._out.forget()
+        self._intake.shard = None
         if event.stood:
             self._tally.add("disconnects")
             _log.info("disconnected: %s", event.reason)
@@ -288,6 +282,7 @@ class Worker:
             return
         self._probe = None
         self._mode = verdict
+        self._intake.shard = self._shard if verdict == "plain" else None
         if self._models.away or self._stopping.is_set():
             return
         wanted = topics.ASKS
@@ -317,109 +312,10 @@ class Worker:
         self._tally.add("bytes_down", len(event.topic) + len(event.payload))
         if self._probe is not None and self._probe.owns(event.topic):
             self._serve(self._probe.on(event))
-            self._ack(event.token)
-        elif not self._sort(event):
-            self._ack(event.token)
-
-    def _sort(self, event: Received) -> bool:
-        """Do what the topic asks for; False where nothing is owed for the message."""
-        for parse, take in (
-            (topics.parse_ask, self._take_ask),
-            (topics.parse_notice, self._take_notice),
-            (topics.parse_part, self._take_part),
-        ):
-            try:
-                device, name = parse(event.topic)
-            except WireError:
-                continue
-            if event.retained:  # it is for now; a broker that keeps one would serve it for ever
-                self._tally.drop("retained", event.topic)
-                return False
-            if len(event.payload) > wire.MAX_REQUEST_BYTES:
-                self._tally.drop("oversized", f"{len(event.payload)} bytes")
-                return False
-            try:
-                return take(device, name, event)
-            except WireError as error:
-                self._tally.drop("malformed", error)
-                return False
-        self._tally.add("stray")
-        return False
-
-    def _take_ask(self, device: topics.Device, stream: str, event: Received) -> bool:
-        request = wire.decode_request(event.payload)
-        if self._mode == "plain" and not self._is_ours(device, request.id):
-            self._tally.add("not_ours")
-            return False
-        tokens = [] if event.token is None else [event.token]
-        return self._take(device, stream, request, tokens)
-
-    def _take(
-        self, device: topics.Device, stream: str, request: wire.Request, tokens: list[Token]
-    ) -> bool:
-        """Take an ask in hand, or end it; False where nothing is owed for its messages."""
-        self._tally.add("asks")
-        job = Job(device, request, self._clock(), tokens, stream)
-        payload = self._given.get(job.key)
-        if payload is not None:
-            self._tally.add("repeated")
-            self._publish(job, payload)
-            return True
-        why = refusal(self._responders.get(request.contract), request)
-        if why is not None:
-            self._refuse(job, why)
-            return True
-        if not self._hand.add(job):
-            self._tally.drop("shed", "more asks than can be held")
-            return False
-        return True
-
-    def _take_notice(self, device: topics.Device, stream: str, event: Received) -> bool:
-        """Claim a request that goes in parts.
-
-        Also one that was answered before: a notice does not show that it is about the same
-        sample. When its parts are here, the answer is given without a second thought.
-        """
-        notice = wire.decode_notice(event.payload)
-        tokens = [] if event.token is None else [event.token]
-        if self._mode == "plain" and not self._is_ours(device, notice.id):
-            self._tally.add("not_ours")
-        elif notice.remaining_ms == 0:
-            self._tally.add("expired")
-        elif notice.contract not in self._responders:
-            why = f"no model of contract {notice.contract} is served here"
-            return self._refuse_notice(device, notice, tokens, why)
-        elif self._claims.claim(device, notice, tokens, stream=stream, now_ns=self._clock()):
-            self._tally.add("claims")
-            claim = wire.encode(reply(notice, "claim", detail=self._name))
-            self._send(device, notice.id, claim, tokens)  # those that cannot wait for the answer
-            return True
-        return False
-
-    def _take_part(self, device: topics.Device, _worker: str, event: Received) -> bool:
-        """Add a part; it is acknowledged at once, since the notice of the whole is not."""
-        part = wire.decode_part(event.payload)
-        found = self._claims.take(device, part, now_ns=self._clock())
-        if found is not None and not self._take_whole(device, *found):
-            self._ack_all(found[1].tokens)
-        return False
-
-    def _take_whole(self, device: topics.Device, payload: bytes, claim: Claim) -> bool:
-        """Take what the parts make; False where nothing is owed for its notice."""
-        notice = claim.notice
-        try:
-            request = _announced(payload, notice)
-        except WireError as error:
-            self._tally.drop("malformed", error)
-            why = f"its parts make no request: {error}"
-            return self._refuse_notice(device, notice, claim.tokens, why)
-        return self._take(device, claim.stream, request, claim.tokens)
-
-    def _is_ours(self, device: topics.Device, ask_id: str) -> bool:
-        index, count = self._shard
-        place = f"{device.site}/{device.name}/{ask_id}".encode()
-        digest = hashlib.blake2b(place, digest_size=8).digest()
-        return int.from_bytes(digest, "little") % count == index
+        elif self._intake.take(event):
+            return
+        if event.token is not None:
+            self._link.ack(event.token)
 
     # ---- Answers
 
@@ -456,7 +352,7 @@ class Worker:
                 for job in jobs:
                     self._answer([job])
                 return
-            self._refuse(jobs[0], f"the model failed: {type(error).__name__}", error=error)
+            self._out.refuse(jobs[0], f"the model failed: {type(error).__name__}", error=error)
             return
         ended_ns = self._clock()
         self._measure(contract, jobs, ended_ns - begun_ns)
@@ -464,22 +360,26 @@ class Worker:
             payload = wire.encode(one)
             self._given.put(job.key, payload)
             self._tally.add("answered")
-            self._publish(job, payload)
+            self._out.publish(job, payload)
         self._traces.answered(jobs, begun_ns=begun_ns, ended_ns=ended_ns)
-        keep = self._responders[contract].keep
-        if keep is not None:
-            keep([_answered(job, body, one) for (job, body), one in zip(live, made, strict=True)])
+        keeps = self._responders[contract].keep
+        if keeps:
+            answered = [
+                _answered(job, body, one) for (job, body), one in zip(live, made, strict=True)
+            ]
+            for keep in keeps:
+                keep(answered)
 
     def _opened(self, job: Job) -> list[NDArray[Any]]:
         """Return an ask's tensor; none where its time has run out or it cannot be read."""
         if job.until_ns is not None and self._clock() >= job.until_ns:
             self._tally.add("expired")
-            self._ack_all(job.tokens)
+            self._out.ack(job.tokens)
             return []
         try:
             return [wire.tensor(job.request)]
         except WireError as error:
-            self._refuse(job, f"cannot be read: {error}")
+            self._out.refuse(job, f"cannot be read: {error}")
             return []
 
     def _lose(self, contract: str, reason: str) -> None:
@@ -494,44 +394,10 @@ class Worker:
         for job in jobs:
             job.tries += tried
             if job.tries >= _TRIES:
-                self._refuse(job, f"the model went away {_TRIES} times")
+                self._out.refuse(job, f"the model went away {_TRIES} times")
             elif not self._hand.add(job):
                 self._tally.drop("shed", f"more asks than can be held for {contract}")
-                self._ack_all(job.tokens)
-
-    def _refuse(self, job: Job, detail: str, *, error: BaseException | None = None) -> None:
-        self._tally.drop("errors", detail, error=error)
-        self._publish(job, wire.encode(reply(job.request, "error", detail=detail)))
-        self._traces.refused(job, why=detail, ended_ns=self._clock())
-
-    def _refuse_notice(
-        self, device: topics.Device, notice: wire.Notice, tokens: list[Token], detail: str
-    ) -> bool:
-        """Refuse a request that has not come, or not whole; True: an answer is under way."""
-        self._tally.drop("errors", detail)
-        self._send(device, notice.id, wire.encode(reply(notice, "error", detail=detail)), tokens)
-        return True
-
-    def _publish(self, job: Job, payload: bytes) -> None:
-        self._send(job.device, job.request.id, payload, job.tokens)
-
-    def _send(
-        self, device: topics.Device, ask_id: str, payload: bytes, tokens: list[Token]
-    ) -> None:
-        """Send a reply; ``tokens`` are acknowledged when the broker has it."""
-        beside = Properties(content_type=wire.CONTENT_TYPE, correlation=ask_id.encode())
-        mid = self._link.send(device.answer, payload, properties=beside)
-        if mid is not None:
-            self._tally.add("bytes_up", len(device.answer) + len(payload))
-            self._owed[mid] = tokens
-
-    def _ack(self, token: Token | None) -> None:
-        if token is not None:
-            self._link.ack(token)
-
-    def _ack_all(self, tokens: Iterable[Token]) -> None:
-        for token in tokens:
-            self._link.ack(token)
+                self._out.ack(job.tokens)
 
     # ---- Figures
 
@@ -555,8 +421,15 @@ class Worker:
             waiting=len(self._hand),
             gathering=len(self._claims),
             counters=self.counters(),
-            models=[m.figures(away=away.get(one)) for one, m in self._meters.items()],
+            models=[
+                meter.figures(away=away.get(one), pairs=self._pairs(one))
+                for one, meter in self._meters.items()
+            ],
         )
+
+    def _pairs(self, contract: str) -> Mapping[str, int] | None:
+        keep = self._responders[contract].keep
+        return next((dict(one.counters()) for one in keep if one.what == "pairs"), None)
 
 
 def _answered(job: Job, sample: NDArray[Any], made: wire.Reply) -> Answered:
@@ -568,22 +441,6 @@ def _answered(job: Job, sample: NDArray[Any], made: wire.Reply) -> Answered:
         probs=np.frombuffer(made.probs, "<f4"),
         alpha=None if made.alpha is None else np.frombuffer(made.alpha, "<f4"),
     )
-
-
-def _announced(payload: bytes, notice: wire.Notice) -> wire.Request:
-    """Read the request that a notice was about.
-
-    Raises:
-        WireError: it is none, or another one.
-    """
-    request = wire.decode_request(payload)
-    if (request.id, request.session, request.contract) != (
-        notice.id,
-        notice.session,
-        notice.contract,
-    ):
-        raise WireError("another request than was announced", where=notice.id)
-    return request
 
 
 def _size(responder: Responder, max_batch: int) -> int:

@@ -23,7 +23,8 @@ class Times(Struct, frozen=True, kw_only=True):
 class ModelFigures(Struct, frozen=True, kw_only=True):
     """One model: ``answers`` from an ask's arrival to its answer, ``calls`` of the model alone.
 
-    ``away`` says why it is not there; None: it is.
+    ``away`` says why it is not there; None: it is. ``pairs`` count by name what became of its
+    answers as pairs for adaptation; None: they are not kept.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ModelFigures(Struct, frozen=True, kw_only=True):
     batched: int
     answers: Times
     calls: Times
+    pairs: Mapping[str, int] | None = None
 
 
 class Figures(Struct, frozen=True, kw_only=True):
@@ -63,7 +65,7 @@ class ModelMeter:
         self.answers = Histogram()
         self.calls = Histogram()
 
-    def figures(self, *, away: str | None) -> ModelFigures:
+    def figures(self, *, away: str | None, pairs: Mapping[str, int] | None) -> ModelFigures:
         """Copy what was counted."""
         return ModelFigures(
             name=self.name,
@@ -72,6 +74,7 @@ class ModelMeter:
             batched=self.batched,
             answers=_times(self.answers),
             calls=_times(self.calls),
+            pairs=pairs,
         )
 
 

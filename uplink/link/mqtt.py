@@ -16,18 +16,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from paho.mqtt.client import (
-    MQTT_CLEAN_START_FIRST_ONLY,
-    CleanStartOption,
-    Client,
-    ConnectFlags,
-    DisconnectFlags,
-    MQTTMessage,
-    MQTTv5,
-    MQTTv311,
-)
-from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import LogLevel, MQTTErrorCode
 from paho.mqtt.properties import Properties as PahoProperties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -36,6 +26,7 @@ from ..wire import MAX_REQUEST_BYTES
 from .backoff import Backoff
 from .broker_url import Broker, Version
 from .dial import Dialling
+from .greeting import Greeting
 from .lean import LeanClient
 from .link import (
     KEEPALIVE_S,
@@ -101,16 +92,22 @@ class MqttLink:
         tls.check(tls=broker.tls)
         self._broker = broker
         self._turn = 0  # of the broker's places
-        self._client_id = client_id
-        self._password = password
         self._tls = tls
         self._keepalive_s = keepalive_s
         self._timeout_s = connect_timeout_s
         self._answer_timeout_s = answer_timeout_s
         self._window = window
         self._max_packet_bytes = max_packet_bytes
-        self._max_receive_bytes = max_payload_bytes + _MARGIN_BYTES
-        self._session_s = session_s
+        self._greeting = Greeting(
+            broker,
+            client_id=client_id,
+            password=password,
+            keepalive_s=keepalive_s,
+            session_s=session_s,
+            connect_timeout_s=connect_timeout_s,
+            window=window,
+            max_receive_bytes=max_payload_bytes + _MARGIN_BYTES,
+        )
         self._limit: int | None = None  # of this connection
         self._kept_back = 0
         self._backoff = backoff or Backoff()
@@ -310,12 +307,7 @@ class MqttLink:
         self._dialling = None
         try:
             client = self._client = self._new_client(dialling)
-            client.connect(
-                *dialling.place,
-                self._keepalive_s,
-                clean_start=self._clean_start(),
-                properties=self._greeting(),
-            )
+            self._greeting.connect(client, dialling, version=self._version)
         except (OSError, ValueError) as error:  # ValueError: a name that no host can have
             absent = isinstance(error, ConnectionRefusedError)
             self._lost(f"cannot connect: {explain(str(error))}", absent=absent)
@@ -324,36 +316,8 @@ class MqttLink:
             patience_s = self._answer_timeout_s if known else self._timeout_s
             self._next_s = time.monotonic() + patience_s
 
-    def _clean_start(self) -> CleanStartOption:
-        return MQTT_CLEAN_START_FIRST_ONLY if self._version != "5" else not self._session_s
-
-    def _greeting(self) -> PahoProperties | None:
-        if self._version != "5":
-            return None
-        properties = PahoProperties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.MaximumPacketSize = self._max_receive_bytes
-        properties.SessionExpiryInterval = self._session_s
-        return properties
-
     def _new_client(self, dialling: Dialling) -> LeanClient:
-        client = LeanClient(
-            sock=dialling.result(),
-            tls=dialling.tls,
-            max_packet_bytes=self._max_receive_bytes,
-            path=self._broker.path,
-            callback_api_version=CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
-            clean_session=None if self._version == "5" else not self._session_s,
-            protocol=MQTTv5 if self._version == "5" else MQTTv311,
-            reconnect_on_failure=False,
-            manual_ack=True,
-        )
-        client.connect_timeout = self._timeout_s
-        client.max_inflight_messages = self._window
-        if self._broker.username is not None:
-            client.username_pw_set(self._broker.username, self._password)
-        if self._will is not None:
-            client.will_set(self._will.topic, self._will.payload, qos=_QOS, retain=True)
+        client = self._greeting.client(dialling, version=self._version, will=self._will)
         client.on_socket_open = self._on_socket_open
         client.on_socket_close = self._on_socket_close
         client.on_connect = self._on_connect

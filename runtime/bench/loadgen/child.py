@@ -136,6 +136,7 @@ def _finished(
         escalated=counts.get("escalated"),
         answered=counts.get("answered"),
         dropped=counts.get("dropped"),
+        reused=counts.get("reused"),
     )
     return Finished(result=result, begun_ns=begun_ns, ended_ns=ended_ns)
 

@@ -7,10 +7,11 @@ whole loop (`whole_device`). One sample is served after the other, as the device
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -29,7 +30,8 @@ from ....telemetry.clock import boottime_ns
 from ....telemetry.ledger import Ledger
 from ...backends.null import NullModel
 from ...device_models import DeviceModels
-from ...filters.skip import SkipFilter
+from ...filters.opening import open_screens
+from ...filters.screen import Screen
 from ...lane import Lane
 from ...policy import Policy
 from ..rounds import Contender
@@ -51,7 +53,7 @@ class Way(Protocol):
         """Serve one sample, and call ``done`` once it has its final outcome."""
 
     def counts(self) -> dict[str, int]:
-        """How many samples were dropped, escalated, answered, as far as a part counts that."""
+        """How many samples went which way, and were answered, as far as a part counts that."""
 
 
 class Straight:
@@ -111,7 +113,7 @@ class FailingLane(Lane):
 
     fail: Fail
 
-    def judge(self, data: Row) -> tuple[Opinion, Decision] | None:
+    def judge(self, data: Row) -> tuple[Opinion | None, Decision] | None:
         """Judge as every lane does."""
         try:
             return Lane.judge(self, data)
@@ -123,7 +125,7 @@ class _Opened(NamedTuple):
     """What a variant and the filters before it were opened as."""
 
     edge: Edge
-    filters: list[SkipFilter]
+    filters: Sequence[Screen]
     model: Model
     contender: Contender
 
@@ -176,12 +178,13 @@ def _inferring(contender: Contender) -> Callable[[Row], None]:
 
 def _filtering(opened: _Opened) -> Straight:
     filters, infer = opened.filters, _inferring(opened.contender)
-    counts = {"dropped": 0} if filters else {}
+    counts = _routes(filters)
 
     def run(row: Row) -> None:
         for one in filters:
-            if not one.keep(row[None]):
-                counts["dropped"] += 1
+            found = one.judge(row[None])
+            if found is not None:
+                counts[found.route] += 1
                 return
         infer(row)
 
@@ -189,16 +192,28 @@ def _filtering(opened: _Opened) -> Straight:
 
 
 def _judging(lane: Lane) -> Straight:
-    counts = dict.fromkeys(("dropped", "escalated") if lane.filters else ("escalated",), 0)
+    counts = {**_routes(lane.filters), "escalated": 0}
+    number = itertools.count()
 
     def run(row: Row) -> None:
         judged = lane.judge(row)
         if judged is None:
-            counts["dropped"] += 1
-        elif judged[1].action != "accept":
+            if lane.filtered is not None:
+                counts[lane.filtered.route] += 1
+            return
+        opinion, decision = judged
+        if decision.action != "accept":
             counts["escalated"] += 1
+        elif opinion is not None:
+            lane.accepted(f"{STREAM}-{next(number)}", opinion)
 
     return Straight(run, counts)
+
+
+def _routes(filters: Sequence[Screen]) -> dict[str, int]:
+    """Return counts of 0 of what the filters may make of a sample."""
+    routes = {"skip": "dropped", "reuse": "reused"}
+    return {routes[one.kind]: 0 for one in filters}
 
 
 def _lane(
@@ -238,11 +253,19 @@ def _models(task: Task, bundle: Bundle, *, stack: contextlib.ExitStack, say: Say
         task.board, state=Path(task.state), base=Path(task.base), stack=stack, systemd=say
     )
     edge = next(one for one in bundle.manifest.edge if one.name == task.variant)
-    filters = []
-    for one in bundle.manifest.filter if "filter" in task.parts else ():
-        model, prepare = models.open(bundle, one, task.options)
-        filters.append(SkipFilter(model, threshold=one.threshold, prepare=prepare))
+    filters: Sequence[Screen] = ()
+    if "filter" in task.parts:
+        filters = open_screens(
+            bundle,
+            lambda one: models.open(bundle, one, task.options),
+            clock=boottime_ns,
+            failed=_raise,
+        )
     model, prepare = models.open(bundle, edge, task.options)
     while (due_ns := models.feed(boottime_ns())) is not None:
         time.sleep(max(0, due_ns - boottime_ns()) / 1e9)
     return _Opened(edge, filters, model, Contender(prepare, model.infer))
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

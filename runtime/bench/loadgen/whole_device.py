@@ -70,8 +70,11 @@ class WholeDevice:
     def counts(self) -> dict[str, int]:
         """Return the ledger's counts."""
         ledger = self._lane.ledger
+        filtered = {"dropped": ledger.routes["dropped"], "reused": ledger.routes["reused"]}
+        if not any(one.kind == "reuse" for one in self._lane.filters):
+            del filtered["reused"]
         return {
-            "dropped": ledger.routes["dropped"],
+            **filtered,
             "escalated": ledger.routes["escalated"],
             "answered": ledger.ends["answered"],
         }
