@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from ..models.bundle import Bundle, load_bundle, pack_bundle
 from ..models.consistency import Part, parts
 from ..models.errors import MissingExtraError, ModelError
 from ..models.inputs.preprocess import preprocessor
-from ..models.manifest import Calibration, Input, Manifest
+from ..models.manifest import Calibration, Filter, Input, Manifest
 from ..models.prepare import fed_dtype
-from . import bundle_init, bundle_pin
+from . import bundle_init, bundle_pin, bundle_split
 from .backends import is_installed
 from .probe.probe import Fed, probe_model
 from .report import write_json
@@ -101,7 +102,9 @@ def pack(directory: Path, out: Path, *, replace: bool = False) -> Bundle:
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = commands.add_parser(
-        "bundle", help="make, verify, show, pack or pin a bundle", description="Look after bundles."
+        "bundle",
+        help="make, verify, show, pack, pin or split a bundle",
+        description="Look after bundles.",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     bundle_init.add_parser(verbs)
@@ -125,6 +128,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     one.add_argument("--replace", action="store_true", help="replace another bundle that is there")
     one.set_defaults(run=_run_pack)
     bundle_pin.add_parser(verbs)
+    bundle_split.add_parser(verbs)
 
 
 def _run_verify(options: argparse.Namespace) -> int:
@@ -157,17 +161,19 @@ def _check_input(bundle: Bundle) -> None:
 def _check(bundle: Bundle, part: Part) -> ModelCheck:
     """Run a model on one and two samples of zeros, in a process that may crash of it."""
     data, where = bundle.read(part.file), f"{bundle.path}/{part.file}"
+    spec = part.takes or bundle.input
     opened, output = is_installed(part.format), None
-    if opened and part.outputs is not None:
+    if opened:
         output = probe_model(
             data,
             format=part.format,
             where=where,
             output=part.output_name,
-            sample=Fed(bundle.input.shape, fed_dtype(bundle.input).name),
+            sample=Fed(spec.shape, fed_dtype(spec).name),
         ).given
-        if output != (1, part.outputs):
-            raise ModelError(f"gives {output} for one sample, not (1, {part.outputs})", where=where)
+        wanted = part.outputs or max(1, math.prod(output[1:]))  # None: any
+        if output != (1, wanted):
+            raise ModelError(f"gives {output} for one sample, not (1, {wanted})", where=where)
     return ModelCheck(
         role=part.role,
         file=part.file,
@@ -200,16 +206,29 @@ def _shown_text(found: Shown) -> Iterator[str]:
     for edge in manifest.edge:
         yield f"  edge        {edge.name}: {edge.file}, {edge.precision}, {edge.head}"
     for part in manifest.filter:
-        rule = ", ".join(part.redundant)
-        yield f"  filter      {part.kind} at {part.threshold:g}: {part.file}, drops {rule}"
+        yield f"  filter      {_filter_text(part)}"
     if manifest.cloud is not None:
         yield f"  cloud       {manifest.cloud.file}, {manifest.cloud.head}"
+    if manifest.split is not None:
+        split = manifest.split
+        there = f"{split.cloud.file}, {split.cloud.head}"
+        yield f"  split       {split.file}: {split.width} {split.dtype} to {there}"
     if manifest.calibration is not None:
         yield f"  calibration {_calibration_text(manifest.calibration)}"
     if manifest.training is not None:
         yield f"  training    {manifest.training.recipe}, seed {manifest.training.seed}"
     yield f"  licence     {manifest.licence}"
     yield from (f"  cite        {text}" for text in manifest.citations)
+
+
+def _filter_text(part: Filter) -> str:
+    """Return what a filter does: where it stands, and by which rule."""
+    rule = part.rule or ", ".join(part.redundant)
+    if part.reuse is not None:
+        by = f", by {rule}" if rule else ""
+        return f"reuse up to {part.reuse.distance:g}: {part.file}{by}"
+    at = ", ".join(f"{one:g}" for one in part.thresholds or (part.threshold,))
+    return f"skip at {at}: {part.file}, drops {rule or 'what it has learnt to'}"
 
 
 def _input_text(sample: Input) -> str:

@@ -25,6 +25,7 @@ _MODULES: Mapping[str, str] = MappingProxyType(
         "quantize": "quantize_command",
         "evidence": "evidence_command",
         "calibrate": "calibrate_command",
+        "filter": "filter_command",
         "adapt": "adapt_command",
         "bench": "bench_command",
         "boards": "boards_command",

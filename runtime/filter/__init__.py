@@ -1,0 +1,1 @@
+"""Making, placing and updating learned input filters, offline."""

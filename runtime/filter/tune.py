@@ -1,0 +1,497 @@
+"""Puts a bundle's filter where it keeps what matters, and tells whether it pays there.
+
+The rule that the filter was taught is held against what the model says of rows that neither has
+seen. Everything that is needed for a decision stands in one report: what the filter does at the
+recall that was asked for and at the thesis' accuracy, what could be reached at most, what filters
+that have learnt nothing reach, and whether what it saves is more than what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from ...models.bundle import Bundle, write_bundle
+from ...models.calibration.promise import binomial_p_value
+from ...models.dataset import Dataset, digest, load_dataset
+from ...models.errors import BundleError, ConfigError, DataError, ModelError
+from ...models.evidence import Array, Figures
+from ...models.filtering.baselines import Told
+from ...models.filtering.operating_point import (
+    Point,
+    TaskPoint,
+    check_enough,
+    for_accuracy,
+    for_recall,
+    optimum,
+    point_at,
+    point_of_tasks,
+    recalls,
+)
+from ...models.filtering.rules import Rule, check_both, check_each, rule_of
+from ...models.filtering.standing import probabilities, to_any
+from ...models.manifest import Cloud, Edge, Filter, Tuned
+from ...models.measures import Flags
+from ...models.next_version import next_version
+from ...models.opinion import Assessor
+from ...models.training.infi.replaying import distances, replay
+from ...models.unseen import with_seen
+from ..both_models import edge_variant, features_of, part_outputs
+from .compared import compared
+from .costs import Power, costs, spared_bytes
+from .load import Load, reuse_load, skip_load
+from .pair import shares_features
+from .reached import rows_that_reach
+from .time_costs import TimeCosts
+from .tune_report import TuneReport
+
+_RECALL = 0.95  # at which filters are compared where none was asked for
+_STEPS = 30  # distances that are tried
+_MOST_AT_ONCE = 3000  # rows of which all distances are kept
+_MOST_OFTEN = "what the model says most often"
+
+
+class TuneOrder(Struct, frozen=True, kw_only=True):
+    """What to aim at: a ``recall`` held with ``confidence``, or where that is None an ``accuracy``.
+
+    ``accuracy`` is besides that at which filters are compared. ``place`` is the filter's in the
+    manifest; ``by_group`` asks for the recall of new groups. ``rule`` stands in for the filter's
+    own (None), and the bundle says so; ``anyway`` writes a filter that does not pay.
+    """
+
+    recall: float | None = 0.95
+    confidence: float = 0.95
+    accuracy: float = 0.9
+    by_group: bool = False
+    variant: str | None = None
+    place: int = 0
+    rule: str | None = None
+    anyway: bool = False
+
+
+class Rows(NamedTuple):
+    """What model and filter say of the rows: labels, which matter, and the filter's output.
+
+    That is a skip filter's ``scores`` (N, T), with the rows that matter to each of the ``tasks``
+    (N, T); or a reuse filter's ``keys`` (N, width), and what it does (None: not yet known).
+    """
+
+    data: Dataset
+    told: Told
+    scores: Figures | None = None
+    tasks: Flags | None = None
+    keys: NDArray[np.float32] | None = None
+    points: tuple[Point, ...] | None = None
+
+    @property
+    def score(self) -> Figures | None:
+        """The most (N,) that a skip filter says of any task."""
+        return None if self.scores is None else self.scores.max(axis=1)
+
+
+def tune_filter(
+    bundle: Bundle,
+    data_path: Path,
+    order: TuneOrder,
+    *,
+    out: Path,
+    replace_it: bool = False,
+    power: Power | None = None,
+    show: Callable[[str], object] = str,
+) -> TuneReport:
+    """Find the threshold on the rows that reach it, and write ``out``, a new version, if it pays.
+
+    One of which that cannot be told is written, too. The report says whether it was; the rows
+    count as seen from then on. ``power`` opens what reads the board's power (None: nothing does),
+    ``show`` hears how far all that is.
+
+    Raises:
+        ConfigError: there is no such filter or rule, or the aim is no share.
+        DataError: the rows do not fit, were seen, are all redundant or none is, or too few.
+        ModelError: a model fails.
+        BundleError: ``out`` cannot be written.
+    """
+    part = filter_of(bundle, order.place)
+    _check(part, order)
+    where = str(data_path)
+    data = load_dataset(data_path).fitted(bundle.input, labels=bundle.labels, where=where)
+    model = answering(bundle, order.variant)
+    rule = rule_of_filter(part, bundle, order.rule)
+    show("running model and filter")
+    reached = rows_that_reach(bundle, order.place, model, data, where=where)
+    rows = rows_of(bundle, part, model, reached.data, rule=rule, among=reached.new)
+    show("placing the filter")
+    if rows.keys is not None:
+        rows = rows._replace(points=tuple(reuse_points(part, rows)))
+    point = placed(part, rows, order)
+    stands = moved(
+        _stating(part, rule, rows, bundle, order), point, _tuned(part, rows, order, point)
+    )
+    load = _load(bundle, stands, model, rows, point)
+    spent, energy = costs(bundle, stands, model, load, rate=point.rate, power=power, show=show)
+    report = replace(
+        _report(bundle, stands, rows, order, point, spent=spent),
+        given=reached.given,
+        seen=reached.seen,
+        reached=len(reached.data.x),
+        taught_by=None if stands.rule == part.rule else part.rule,
+        says_rule=order.rule is None or bool(stands.rule or stands.redundant),
+        tasks=task_points(rows, point, rule),
+        energy=energy,
+        spared=spared_bytes(bundle),
+    )
+    if report.verdict == "does not pay" and not order.anyway:
+        return report
+    written = _write(bundle, stands, rows, order, out=out, replace_it=replace_it)
+    return replace(
+        report,
+        bundle=str(out),
+        version=written.manifest.version,
+        digest=written.digest,
+        written=True,
+    )
+
+
+def _check(part: Filter, order: TuneOrder) -> None:
+    if not order.by_group:
+        return
+    if part.kind == "reuse":
+        raise ConfigError("is for skip filters", where="--by-group")
+    if order.recall is None:
+        raise ConfigError(
+            "is for a recall, and an accuracy is without a bound",
+            where="--by-group",
+            hint="give --recall, or leave it out",
+        )
+
+
+def filter_of(bundle: Bundle, place: int) -> Filter:
+    """Return the bundle's filter at ``place``.
+
+    Raises:
+        ConfigError: it has none there.
+    """
+    filters = bundle.manifest.filter
+    if not filters:
+        raise BundleError(
+            "has no filter", where=str(bundle.path), hint="hedge filter train makes one"
+        )
+    if not 0 <= place < len(filters):
+        raise ConfigError(f"{place} is none of its {len(filters)} filters", where="--filter")
+    return filters[place]
+
+
+def answering(bundle: Bundle, variant: str | None) -> Edge | Cloud:
+    """Return the model whose answers are the filter's measure: the edge, or the far end alone."""
+    manifest = bundle.manifest
+    if not manifest.edge and variant is None:
+        if manifest.cloud is not None:
+            return manifest.cloud
+        if manifest.split is not None:
+            return manifest.split.cloud
+    return edge_variant(bundle, variant)
+
+
+def rule_of_filter(part: Filter, bundle: Bundle, text: str | None = None) -> Rule | None:
+    """Return the rule by which a filter was taught; ``text``, a user's, stands in for it.
+
+    A reuse filter needs none.
+
+    Raises:
+        ConfigError: there is none, or it is none.
+    """
+    if text is not None:
+        return rule_of(text, bundle.labels, own_code=True)
+    told = part.rule or (f"labels {','.join(part.redundant)}" if part.redundant else None)
+    if told is None and part.kind == "skip":
+        raise ConfigError(
+            "the filter does not say what is redundant", where="rule", hint="--redundant says it"
+        )
+    return None if told is None else rule_of(told, bundle.labels)
+
+
+def rows_of(
+    bundle: Bundle,
+    part: Filter,
+    model: Edge | Cloud,
+    data: Dataset,
+    *,
+    rule: Rule | None,
+    among: Flags,
+) -> Rows:
+    """Run filter and model on the rows, and return those ``among`` (N,) them.
+
+    Where there is no rule, all matters that the model does not say most often.
+
+    Raises:
+        DataError: the rule makes all or nothing redundant.
+        ModelError: one of them fails, or gives no numbers.
+    """
+    assessor = Assessor.of(model, classes=len(bundle.labels), score=None)
+    probs = assessor.assess_batch(part_outputs(bundle, model, data)).probs
+    labels = probs.argmax(axis=1)[among]
+    if rule is None:
+        redundant = labels == np.bincount(labels).argmax()
+        check_both(redundant, rule=_MOST_OFTEN)
+        tasks = ~redundant[:, None]
+    else:
+        tasks = check_each(rule, probs, group=data.group, among=among)
+    data = data.rows(among)
+    told = Told(labels, to_any(tasks), data.group)
+    outputs = part_outputs(bundle, part, data)
+    if not np.isfinite(outputs).all():
+        raise ModelError("gives what is no number", where=part.file)
+    if part.kind == "reuse":
+        return Rows(data, told, keys=outputs.astype(np.float32))
+    return Rows(data, told, scores=probabilities(outputs), tasks=of_outputs(tasks, outputs, part))
+
+
+def of_outputs(tasks: Flags, outputs: Array, part: Filter) -> Flags:
+    """Return the tasks (N, T) to which rows matter, as many as the filter has outputs.
+
+    Raises:
+        ConfigError: there are more than one of both, and not as many.
+    """
+    made = outputs.shape[1]
+    if made == tasks.shape[1]:
+        return tasks
+    if made == 1:
+        return to_any(tasks)[:, None]
+    if tasks.shape[1] == 1:
+        return np.repeat(tasks, made, axis=1)
+    raise ConfigError(
+        f"{tasks.shape[1]} rules for a filter that was taught {made}",
+        where=part.file,
+        hint="give as many, or one for all",
+    )
+
+
+def placed(part: Filter, rows: Rows, order: TuneOrder) -> Point:
+    """Return where the filter has to stand.
+
+    Raises:
+        DataError: too few rows matter for the recall that was asked for.
+    """
+    matters = rows.told.matters
+    if rows.score is None or rows.scores is None or rows.tasks is None:
+        return _placed_reuse(rows.points or reuse_points(part, rows), matters, order)
+    if order.recall is None:
+        threshold = for_accuracy(rows.score, matters, accuracy=order.accuracy)
+    else:
+        columns = zip(rows.scores.T, rows.tasks.T, strict=True)
+        each = [_for_recall(rows, *one, order, recall=order.recall) for one in columns]
+        return point_of_tasks(rows.scores, matters, tuple(max(0.0, one) for one in each))
+    return point_at(rows.score, matters, max(0.0, threshold))
+
+
+def _for_recall(
+    rows: Rows, score: Figures, matters: Flags, order: TuneOrder, *, recall: float
+) -> float:
+    """Return a task's threshold; the confidence is that all tasks hold at once (Bonferroni)."""
+    assert rows.tasks is not None  # noqa: S101 -- of a skip filter
+    group = rows.data.group
+    if order.by_group and group is None:
+        raise DataError("no array group", where="--by-group", hint="a recall by group needs one")
+    return for_recall(
+        score,
+        matters,
+        recall=recall,
+        confidence=1.0 - (1.0 - order.confidence) / rows.tasks.shape[1],
+        group=group if order.by_group else None,
+    )
+
+
+def task_points(rows: Rows, point: Point, rule: Rule | None) -> tuple[TaskPoint, ...]:
+    """Return what the filter does for each of several tasks."""
+    if rows.scores is None or rows.tasks is None or rule is None or len(rule.tasks) < 2:
+        return ()
+    own = point.thresholds or (point.threshold,) * rows.tasks.shape[1]
+    found = recalls(rows.scores, rows.tasks, own)
+    return tuple(
+        TaskPoint(rule=one.text, matter=int(matters.sum()), threshold=threshold, recall=recall)
+        for one, matters, threshold, recall in zip(
+            rule.tasks, rows.tasks.T, own, found, strict=False
+        )
+    )
+
+
+def _placed_reuse(points: Sequence[Point], matters: Flags, order: TuneOrder) -> Point:
+    """Return the last of the points, by rising distance, before one that loses too much.
+
+    Its recall is tested at the confidence, one point after the other until one fails; rows of
+    one stream are no independent draws, so that is no guarantee.
+
+    Raises:
+        DataError: too few rows matter, or too much is lost even where nothing but equal keys is
+            reused.
+    """
+    kept = None
+    rows = int(matters.sum())
+    if order.recall is not None:
+        check_enough(rows, recall=order.recall, confidence=order.confidence)
+    for point in points:
+        lost = round((1.0 - point.recall) * rows)
+        if order.recall is None:
+            held = point.accuracy >= order.accuracy
+        else:
+            p_value = binomial_p_value(lost, rows, error=1.0 - order.recall)
+            held = p_value <= 1.0 - order.confidence
+        if not held:
+            break
+        kept = point
+    if kept is None:
+        raise DataError(
+            f"at a distance of 0 the filter's recall is {points[0].recall:.2%}, its accuracy "
+            f"{points[0].accuracy:.2%}: it gives samples the same key that differ",
+            hint="ask for less, or train another one",
+        )
+    return kept
+
+
+def reuse_points(part: Filter, rows: Rows) -> list[Point]:
+    """Return what the filter does at distances around its own, by replaying the rows.
+
+    A row that does not matter is right with any label that never does: these are one result.
+    """
+    assert part.reuse is not None  # noqa: S101 -- `consistency` has looked
+    assert rows.keys is not None  # noqa: S101 -- of its kind
+    found, labels, matters = [], rows.told.label, rows.told.matters
+    mattering = np.unique(labels[matters])
+    far = distances(rows.keys) if len(rows.keys) <= _MOST_AT_ONCE else None
+    for step in (0.0, *np.geomspace(0.05, 4.0, _STEPS).tolist()):
+        reuse = replace(part.reuse, distance=part.reuse.distance * step)
+        told = replay(rows.keys, labels.astype(np.int64), reuse, far=far)
+        right = told.labels == labels
+        as_good = right | (~matters & ~np.isin(told.labels, mattering))
+        found.append(
+            Point(
+                threshold=reuse.distance,
+                rate=told.rate(),
+                recall=float(right[matters].mean()),
+                accuracy=float(as_good.mean()),
+            )
+        )
+    return found
+
+
+def _load(bundle: Bundle, part: Filter, model: Edge | Cloud, rows: Rows, point: Point) -> Load:
+    """Return samples, or the features that both take, and what a reuse filter knows."""
+    shared = shares_features(bundle, part, model)
+    x = features_of(bundle, rows.data).x if shared else rows.data.x
+    if part.reuse is not None and rows.keys is not None:
+        return reuse_load(x, rows.keys, rows.told.label, part.reuse, classes=len(bundle.labels))
+    assert rows.scores is not None  # noqa: S101 -- of its kind
+    limits = np.array(point.thresholds or (point.threshold,))
+    return skip_load(x, ~to_any(rows.scores > limits))
+
+
+def _report(
+    bundle: Bundle, part: Filter, rows: Rows, order: TuneOrder, point: Point, *, spent: TimeCosts
+) -> TuneReport:
+    """Return what the rows say of a filter where it stands; `tune_filter` knows the rest."""
+    matters, recall = rows.told.matters, order.recall or _RECALL
+    told = part.rule or (f"labels {', '.join(part.redundant)}" if part.redundant else _MOST_OFTEN)
+    group = rows.data.group
+    return TuneReport(
+        bundle=str(bundle.path),
+        version=bundle.manifest.version,
+        digest=bundle.digest,
+        rule=order.rule or told,
+        rows=len(matters),
+        redundant_share=float(1.0 - matters.mean()),
+        aim="accuracy" if order.recall is None else "recall",
+        confidence=None if order.recall is None else order.confidence,
+        groups=len(np.unique(group[matters])) if order.by_group and group is not None else None,
+        point=point,
+        optimum=_optimum(part, matters, accuracy=point.accuracy),
+        recall=recall,
+        accuracy=order.accuracy,
+        compared=tuple(
+            compared(
+                _own_points(part, rows, order),
+                rows.told,
+                rows.data.x,
+                accuracy=order.accuracy,
+                recall=recall,
+                optimum=_optimum(part, matters, accuracy=order.accuracy),
+            )
+        ),
+        time=spent,
+        written=False,
+    )
+
+
+def _optimum(part: Filter, matters: Flags, *, accuracy: float) -> float:
+    """Return the greatest rate there can be; what is reused is redundant, whatever it is."""
+    return 1.0 if part.kind == "reuse" else optimum(matters, accuracy=accuracy)
+
+
+def _own_points(part: Filter, rows: Rows, order: TuneOrder) -> Sequence[Point]:
+    """Return what the filter does at many thresholds, or distances."""
+    if rows.score is None:
+        return rows.points or reuse_points(part, rows)
+    thresholds = np.unique(rows.score)[:: max(1, len(rows.score) // 2000)].tolist()
+    thresholds.append(for_accuracy(rows.score, rows.told.matters, accuracy=order.accuracy))
+    return [point_at(rows.score, rows.told.matters, one) for one in thresholds]
+
+
+def _tuned(part: Filter, rows: Rows, order: TuneOrder, point: Point) -> Tuned:
+    return Tuned(
+        aim="accuracy" if order.recall is None else "recall",
+        target=order.accuracy if order.recall is None else order.recall,
+        confidence=None if order.recall is None else order.confidence,
+        recall=point.recall,
+        accuracy=point.accuracy,
+        rate=point.rate,
+        optimum=_optimum(part, rows.told.matters, accuracy=point.accuracy),
+        rows=len(rows.told.matters),
+        data_sha256=digest(rows.data),
+    )
+
+
+def _stating(
+    part: Filter, rule: Rule | None, rows: Rows, bundle: Bundle, order: TuneOrder
+) -> Filter:
+    """Return the filter as it states the rule that its figures are of: a device judges it by that.
+
+    Code of the user's own is no part of a bundle; and an accuracy without a rule is of all rows.
+    """
+    if order.rule is None and (rule is not None or order.recall is None):
+        return part
+    if rule is None:
+        label = bundle.labels[int(np.bincount(rows.told.label).argmax())]
+        return replace(part, rule=f"labels {label}", redundant=(label,))
+    return replace(
+        part,
+        rule=None if rule.is_of("python") else rule.text,
+        redundant=tuple(bundle.labels[one] for one in rule.labels),
+    )
+
+
+def _write(
+    bundle: Bundle, part: Filter, rows: Rows, order: TuneOrder, *, out: Path, replace_it: bool
+) -> Bundle:
+    """Write the new version, in which the filter says where it stands and why."""
+    filters = list(bundle.manifest.filter)
+    filters[order.place] = part
+    manifest = replace(
+        bundle.manifest,
+        filter=tuple(filters),
+        version=next_version(bundle.manifest.version),
+    )
+    files = {name: bundle.read(name) for name in manifest.files}
+    manifest, files = with_seen(manifest, files, rows.data)
+    return write_bundle(out, manifest, files, replace=replace_it)
+
+
+def moved(part: Filter, point: Point, tuned: Tuned) -> Filter:
+    """Return a filter that stands elsewhere: by its thresholds, or by its distance."""
+    if part.reuse is None:
+        return replace(part, threshold=point.threshold, thresholds=point.thresholds, tuned=tuned)
+    return replace(part, reuse=replace(part.reuse, distance=point.threshold), tuned=tuned)

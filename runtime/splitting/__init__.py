@@ -1,0 +1,1 @@
+"""A model cut in two by `hedge bundle split`: where it can be cut, and both halves tried."""
