@@ -7,7 +7,7 @@ SOURCES := $(shell find __init__.py __main__.py py.typed models telemetry uplink
 	board_configs -type f -not -path '*/__pycache__/*')
 
 .NOTPARALLEL:
-.PHONY: run test check modelserver bench examples study live faults fuzz soak test-arm64 service-test format clean
+.PHONY: run test check modelserver bench bench-filters examples study live faults fuzz soak test-arm64 service-test format clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.demo $(VENV)/.installed
@@ -28,10 +28,14 @@ bench: $(VENV)/.dev $(VENV)/.installed
 	$(BIN)/python tests/bench/backends.py --keep
 	$(BIN)/python tests/bench/energy.py --keep
 	$(BIN)/python tests/bench/inputs.py --keep
-	cd tests && $(CURDIR)/$(BIN)/python -m bench.uncertainty
+	cd tests && $(CURDIR)/$(BIN)/python -m bench.uncertainty --json bench/uncertainty.json
 	$(BIN)/python tests/bench/gate.py --keep
 	sh tests/install_peers.sh
 	$(BIN)/python tests/bench/uplink.py --keep
+
+# What a filter's decision costs beside the authors' nets: TFLite too with the extra train-tflite.
+bench-filters: $(VENV)/.study $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/filters.py tests/bench/filters.json
 
 # The worked examples on real recordings (HEDGE_DATA), as docs/examples tells of them.
 examples: $(VENV)/.dev $(VENV)/.installed

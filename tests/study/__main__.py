@@ -4,7 +4,8 @@
 
 Calibration sees the calibration rows only, and the tables are of rows that nothing else saw. What
 takes long is kept in --keep, so that tables can be made again in seconds. The figures go into
-results.json, and from there into docs/study.md; those of another --results do not.
+results.json, and from there into docs/study.md and docs/filter-study.md; those of another --results
+do not.
 """
 
 from __future__ import annotations
@@ -30,32 +31,38 @@ from .task import Place
 
 _RESULTS = Path(__file__).with_name("results.json")
 _ROOT = Path(__file__).parents[2]
-_PAGE = _ROOT / "docs" / "study.md"
-_PICTURE = _PAGE.with_name("study-shift.svg")
+_PAGES = (_ROOT / "docs" / "study.md", _ROOT / "docs" / "filter-study.md")
+_PICTURES = {
+    "shift": _ROOT / "docs" / "study-shift.svg",
+    "active_update": _ROOT / "docs" / "filter-study-update.svg",
+}
 _MARKED = re.compile(r"(<!-- (\w{1,20}) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _SUMMARY = "summary"
 
 
 def main() -> int:
-    """Run; return 1 if --check finds other tables on the page than are kept."""
+    """Run; return 1 if --check finds other tables on a page than are kept."""
     options = _options()
     if options.check:
         return _differing(options.results)
-    results = read(options.results)
     for name in filter(None, options.only.split(",")):
-        if name in PARTS:
-            results.parts[name] = msgspec.to_builtins(part(name).study(_place(options)))
+        is_part = name in PARTS
+        found = part(name).study(_place(options)) if is_part else _figures(name, options)
+        results = read(options.results)  # now: others may have been kept meanwhile
+        if is_part:
+            results.parts[name] = msgspec.to_builtins(found)
         else:
-            results.tasks[name] = _figures(name, options)
-            _say(f"{name}\n{tables.page(results.tasks[name], _ran(options))}\n")
+            results.tasks[name] = found
+            _say(f"{name}\n{tables.page(found, _ran(options))}\n")
         results.ran[name] = _ran(options)
         write(options.results, results)
     if options.results == _RESULTS:
         results = read(_RESULTS)  # as they were rounded
-        _PAGE.write_text(_renewed(_PAGE.read_text("utf-8"), results), "utf-8")
-        if "shift" in results.parts:
-            shift = part("shift")
-            _PICTURE.write_text(shift.drawing(_found("shift", results)), "utf-8")
+        for page in _PAGES:
+            page.write_text(_renewed(page.read_text("utf-8"), results), "utf-8")
+        for name in _PICTURES.keys() & results.parts.keys():
+            drawn = part(name).drawing(_found(name, results))
+            _PICTURES[name].write_text(drawn, "utf-8")
     return 0
 
 
@@ -64,7 +71,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         default=",".join((*TASKS, *PARTS)),
-        help='default: %(default)s; "" only writes the page',
+        help='default: %(default)s; "" only writes the pages',
     )
     parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
     parser.add_argument("--data", type=Path, default=os.environ.get("HEDGE_DATA"))
@@ -72,7 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=_RESULTS)
     parser.add_argument("--effort", type=float, default=1.0, help="of the training (%(default)s)")
     parser.add_argument("--keep", type=Path, default=_ROOT / ".study", help="default: .study/")
-    parser.add_argument("--check", action="store_true", help="run nothing: compare the page")
+    parser.add_argument("--check", action="store_true", help="run nothing: compare the pages")
     return parser.parse_args()
 
 
@@ -104,16 +111,16 @@ def _ran(options: argparse.Namespace) -> Ran:
 
 
 def _differing(results: Path) -> int:
-    """Say so and return 1 if the page shows other tables than are kept."""
-    text = _PAGE.read_text("utf-8")
-    if _renewed(text, read(results)) == text:
-        return 0
-    _say(f"{_PAGE}: shows other figures than {results}")
-    return 1
+    """Say so and return 1 if a page shows other tables than are kept."""
+    kept = read(results)
+    differ = [page for page in _PAGES if (text := page.read_text("utf-8")) != _renewed(text, kept)]
+    for page in differ:
+        _say(f"{page}: shows other figures than {results}")
+    return 1 if differ else 0
 
 
 def _renewed(text: str, results: Results) -> str:
-    """Return the page with a table between each of its marks that has figures."""
+    """Return a page with a table between each of its marks that has figures."""
     shown = {_SUMMARY: tables.summary(results.tasks)}
     shown |= {name: tables.page(found, results.ran[name]) for name, found in results.tasks.items()}
     shown |= {name: part(name).page(_found(name, results)) for name in results.parts}

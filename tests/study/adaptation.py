@@ -5,17 +5,21 @@ do of each activity a device sees the first half: what its gate lets escalate go
 responder that a worker has, which keeps pairs. They are released, and teach. Labelled are the
 rows of the 6 people, which the bundle has seen, and the next quarter of the 7, by which the
 command judges itself. The figures are of rows that none of this has touched: the last quarter of
-the 7, and 6 people who were never met.
+the 7, and 6 people who were never met. Beside it stands the same training without the pairs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
+import statistics
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -36,18 +40,39 @@ from hedge.uplink import wire
 from hedge.uplink.far_end.responder import Answered, Responder
 from hedge.uplink.topics import Device
 
+from .tables import spread, table
+from .task import Place
+from .without_pairs import adapt_without
+
+NAME = "adaptation"
+SEEDS = 3
+_VERSION = "1"
 _BOUNDS = (6, 8, 15)  # of 21 people: taught, calibrated, met; the others held out
 _LIMIT = 0.5
 _PAIRS_BYTES = 64 << 20
 _BATCH = 32
+_WAYS = {"last layer": "last", "all layers": "all"}
+_BUNDLE, _WITHOUT, _MADE = "har", "without", "made.json"
+
+
+class Side(Struct, frozen=True, kw_only=True):
+    """How often an edge is right, and the share that must escalate for the accuracy asked.
+
+    That is the cooperative accuracy that the bundle had before, at the share that its gate let
+    escalate.
+    """
+
+    edge: float
+    needed: float
 
 
 class Adapted(Struct, frozen=True, kw_only=True):
-    """An edge before and after, on ``rows`` rows ``of`` people who are "met" or "held out".
+    """An edge ``before`` and ``after``, on ``rows`` rows ``of`` people "met" or "never met".
 
-    ``needed`` is the share that must escalate for the cooperative accuracy that the bundle had
-    before, at the ``share`` that its gate let escalate. ``written`` tells whether the command
-    found the new edge better; where it did not, after is before.
+    ``written`` tells whether the command found the new edge better; where it did not, after is
+    before. ``without`` has been taught as long and alike, but no pairs: it is shown in any case.
+    ``pairs_right`` is how often the cloud was right in the pairs; ``cooperative`` the accuracy of
+    both together before, where the gate let ``share`` escalate.
     """
 
     seed: int
@@ -57,143 +82,192 @@ class Adapted(Struct, frozen=True, kw_only=True):
     pairs: int
     pairs_right: float
     written: bool
-    edge_before: float
-    edge_after: float
     cloud: float
     share: float
     cooperative: float
-    needed_before: float
-    needed_after: float
+    before: Side
+    after: Side
+    without: Side
 
 
-def run(data: Path, seed: int, say: Callable[[str], None]) -> list[Adapted]:
-    """Return the figures of the last layer taught, and of all; ``data`` is HEDGE_DATA."""
-    rows = load_dataset(data / "har_windows" / "har_windows_train.npz")
-    rows = dataclasses.replace(rows, x=rows.x.astype(np.float16))
-    assert rows.group is not None
-    assert rows.labels is not None
-    order = np.random.default_rng(seed).permutation(np.unique(rows.group))
-    taught, calibrated, met, held = (
-        np.flatnonzero(np.isin(rows.group, people)) for people in np.split(order, _BOUNDS)
-    )
-    with tempfile.TemporaryDirectory(prefix="hedge-adapt-") as folder:
-        place = Path(folder)
-        make(
-            har.plan(len(rows.labels)),
-            rows,
-            Split(taught, calibrated, np.concatenate((met, held))),
-            out=place / "har",
-            seed=seed,
-            say=say,
-        )
-        bundle = load_bundle(place / "har")
-        quarter = _quarters(rows.rows(met))
-        right = _keep(bundle, rows.rows(met[quarter < 2]), place / "pairs")
-        file = place / "labelled.npz"
-        _save(file, rows.rows(np.concatenate((taught, met[quarter == 2]))))
-        tests = {"met": rows.rows(met[quarter > 2]), "held out": rows.rows(held)}
-        return [
-            one
-            for all_layers in (False, True)
-            for one in _adapted(
-                bundle, place, file, tests, all_layers=all_layers, seed=seed, right=right, say=say
-            )
-        ]
+FOUND = tuple[Adapted, ...]
+"""What `study` returns."""
 
 
-def _adapted(
-    bundle: Bundle,
-    place: Path,
-    file: Path,
-    tests: dict[str, Dataset],
-    *,
-    all_layers: bool,
-    seed: int,
-    right: float,
-    say: Callable[[str], None],
-) -> list[Adapted]:
-    out = place / ("all" if all_layers else "last")
-    report = adapt_bundle(
-        bundle,
-        place / "pairs",
-        file,
-        Order(all_layers=all_layers, seed=seed),
-        out=out,
-        say=say,
-    )
-    say(str(report))
-    made = bundle if report.out is None else load_bundle(out)
-    found = []
-    for of, data in tests.items():
-        before, after = _sides(bundle, data), _sides(made, data)
-        asks = before.score >= before.total
-        together = float(np.mean(np.where(asks, before.far, before.near)))
-        found.append(
-            Adapted(
-                seed=seed,
-                taught=report.taught,
+class _Made(Struct, frozen=True, kw_only=True):
+    """What a seed's training came to: the pairs that taught, and what was found better."""
+
+    pairs: int
+    pairs_right: float
+    written: dict[str, bool]
+    seconds: float
+
+
+def study(place: Place) -> tuple[Adapted, ...]:
+    """Return the figures of the last layer taught, and of all, of every seed."""
+    found: list[Adapted] = []
+    for seed in range(place.seed, place.seed + SEEDS):
+        found += of_seed(dataclasses.replace(place, seed=seed))
+        for one in found[-2 * len(_WAYS) :]:
+            place.say(f"{NAME}: {line(one)}")
+    return tuple(found)
+
+
+def of_seed(place: Place) -> Iterator[Adapted]:
+    """Yield the figures of one seed; teach only if nothing is kept."""
+    people = People.of(place)
+    folder = place.keep / f"{NAME}-{_VERSION}-{place.seed}-{place.effort}"
+    if not (folder / _MADE).exists():
+        _make(people, folder, place)
+    made = msgspec.json.decode((folder / _MADE).read_bytes(), type=_Made)
+    bundle = load_bundle(folder / _BUNDLE)
+    for taught, short in _WAYS.items():
+        after = load_bundle(folder / short) if made.written[taught] else bundle
+        without = load_bundle(folder / f"{short}-{_WITHOUT}")
+        for of, data in people.tests().items():
+            before = _On.of(bundle, data)
+            yield Adapted(
+                seed=place.seed,
+                taught=taught,
                 of=of,
-                rows=len(asks),
-                pairs=report.sources.pairs,
-                pairs_right=right,
-                written=report.out is not None,
-                edge_before=float(before.near.mean()),
-                edge_after=float(after.near.mean()),
+                rows=len(before.asks),
+                pairs=made.pairs,
+                pairs_right=made.pairs_right,
+                written=made.written[taught],
                 cloud=float(before.far.mean()),
-                share=float(asks.mean()),
-                cooperative=together,
-                needed_before=before.needed(together),
-                needed_after=after.needed(together),
+                share=float(before.asks.mean()),
+                cooperative=before.together,
+                before=before.side(before.together),
+                after=_On.of(after, data).side(before.together),
+                without=_On.of(without, data).side(before.together),
             )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class People:
+    """The windows of 21 people, and which rows (n,) are whose."""
+
+    rows: Dataset
+    taught: NDArray[np.intp]
+    calibrated: NDArray[np.intp]
+    met: NDArray[np.intp]
+    held: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, place: Place) -> People:
+        """Draw who is who."""
+        rows = load_dataset(place.data / "har_windows" / "har_windows_train.npz")
+        rows = dataclasses.replace(rows, x=rows.x.astype(np.float16))
+        assert rows.group is not None
+        order = np.random.default_rng(place.seed).permutation(np.unique(rows.group))
+        taught, calibrated, met, held = (
+            np.flatnonzero(np.isin(rows.group, people)) for people in np.split(order, _BOUNDS)
         )
-    return found
+        return cls(rows=rows, taught=taught, calibrated=calibrated, met=met, held=held)
+
+    @property
+    def split(self) -> Split:
+        """What teaches and calibrates the bundle, and what it has not seen."""
+        return Split(self.taught, self.calibrated, np.concatenate((self.met, self.held)))
+
+    def quarters(self, first: int, last: int) -> NDArray[np.intp]:
+        """Return the rows of the people met from the ``first`` to the ``last`` of the quarters.
+
+        They are, from 0, those of what each person does of each activity, in time.
+        """
+        assert self.rows.group is not None
+        assert self.rows.y is not None
+        person, activity = self.rows.group[self.met], self.rows.y[self.met]
+        quarter = np.zeros(len(self.met), np.intp)
+        for mine in {*zip(person.tolist(), activity.tolist(), strict=True)}:
+            at = np.flatnonzero((person == mine[0]) & (activity == mine[1]))
+            quarter[at] = 4 * np.arange(len(at)) // len(at)
+        return self.met[(quarter >= first) & (quarter <= last)]
+
+    def tests(self) -> dict[str, Dataset]:
+        """Return what nothing has touched."""
+        return {"met": self.rows.rows(self.quarters(3, 3)), "never met": self.rows.rows(self.held)}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Sides:
+def _make(people: People, folder: Path, place: Place) -> None:
+    """Teach the bundle, adapt it in each way with pairs and without, and keep what came of it."""
+    began = time.monotonic()
+    place.keep.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.keep, prefix=".making-") as name:
+        room, new = Path(name), Path(name) / "new"
+        plan = har.plan(len(people.rows.labels or ()), effort=place.effort)
+        make(plan, people.rows, people.split, out=room / _BUNDLE, seed=place.seed, say=place.say)
+        new.mkdir()
+        (room / _BUNDLE).rename(new / _BUNDLE)
+        bundle = load_bundle(new / _BUNDLE)
+        right = _keep(bundle, people.rows.rows(people.quarters(0, 1)), room / "pairs")
+        labelled = np.concatenate((people.taught, people.quarters(2, 2)))
+        _save(room / "labelled.npz", people.rows.rows(labelled))
+        pairs, written = _adapt(bundle, room, new, place)
+        made = _Made(
+            pairs=pairs,
+            pairs_right=right,
+            written=written,
+            seconds=round(time.monotonic() - began, 1),
+        )
+        (new / _MADE).write_bytes(msgspec.json.encode(made))
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+
+
+def _adapt(bundle: Bundle, room: Path, new: Path, place: Place) -> tuple[int, dict[str, bool]]:
+    """Return how many pairs taught, and in which of the ways the edge became better."""
+    pairs, written = 0, {}
+    for taught, short in _WAYS.items():
+        order = Order(all_layers=taught == "all layers", seed=place.seed)
+        given = bundle, room / "pairs", room / "labelled.npz", order
+        report = adapt_bundle(*given, out=new / short, say=place.say)
+        place.say(str(report))
+        adapt_without(*given, out=new / f"{short}-{_WITHOUT}", say=place.say)
+        pairs, written[taught] = report.sources.pairs, report.out is not None
+    return pairs, written
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class _On:
     """Which rows edge and cloud have right, of those that pass the filter, and the gate."""
 
     near: Flags
     far: Flags
     score: Figures
-    total: float
+    asks: Flags
 
-    def needed(self, accuracy: float) -> float:
-        """Return the least share that must escalate for an accuracy of both together."""
+    @classmethod
+    def of(cls, bundle: Bundle, data: Dataset) -> _On:
+        """Run a bundle on some rows."""
+        outputs, calibration = outputs_of(bundle, data), bundle.manifest.calibration
+        assert calibration is not None
+        assert outputs.cloud is not None
+        assert bundle.manifest.cloud is not None
+        assert data.y is not None
+        classes, passes = len(bundle.labels), outputs.passes
+        near = Assessor.of(
+            bundle.manifest.edge[0], classes=classes, score=calibration.scoring
+        ).assess_batch(outputs.edge)
+        far = Assessor.of(bundle.manifest.cloud, classes=classes).assess_batch(outputs.cloud)
+        return cls(
+            near=hits(near.probs, data.y)[passes],
+            far=hits(far.probs, data.y)[passes],
+            score=near.score[passes],
+            asks=near.score[passes] >= calibration.total,
+        )
+
+    @property
+    def together(self) -> float:
+        """How often both together are right at the gate."""
+        return float(np.mean(np.where(self.asks, self.far, self.near)))
+
+    def side(self, wanted: float) -> Side:
+        """Return the edge's figures; both together are to be right as often as ``wanted``."""
         shares, reached = escalation_curve(self.score, self.near, self.far)
-        enough = np.flatnonzero(reached >= accuracy - 1e-9)
-        return float(shares[enough[0]]) if len(enough) else 1.0
-
-
-def _sides(bundle: Bundle, data: Dataset) -> _Sides:
-    outputs, calibration = outputs_of(bundle, data), bundle.manifest.calibration
-    assert calibration is not None
-    assert outputs.cloud is not None
-    assert bundle.manifest.cloud is not None
-    assert data.y is not None
-    classes, passes = len(bundle.labels), outputs.passes
-    near = Assessor.of(
-        bundle.manifest.edge[0], classes=classes, score=calibration.scoring
-    ).assess_batch(outputs.edge)
-    far = Assessor.of(bundle.manifest.cloud, classes=classes).assess_batch(outputs.cloud)
-    return _Sides(
-        near=hits(near.probs, data.y)[passes],
-        far=hits(far.probs, data.y)[passes],
-        score=near.score[passes],
-        total=calibration.total,
-    )
-
-
-def _quarters(data: Dataset) -> NDArray[np.intp]:
-    """Return the quarter (n,), from 0, of what each person does of each activity, in time."""
-    assert data.group is not None
-    assert data.y is not None
-    found = np.zeros(len(data.x), np.intp)
-    for person in np.unique(data.group):
-        for activity in np.unique(data.y):
-            mine = np.flatnonzero((data.group == person) & (data.y == activity))
-            found[mine] = 4 * np.arange(len(mine)) // max(1, len(mine))
-    return found
+        enough = np.flatnonzero(reached >= wanted - 1e-9)
+        needed = float(shares[enough[0]]) if len(enough) else 1.0
+        return Side(edge=float(self.near.mean()), needed=needed)
 
 
 def _keep(bundle: Bundle, data: Dataset, folder: Path) -> float:
@@ -232,7 +306,6 @@ def _answer(
 ) -> None:
     """Answer one batch, as a worker does, each row as if its person wore a device."""
     assert data.group is not None
-    assert responder.keep is not None
     contract = responder.contract
     probs, alpha = responder.respond(data.x[rows])
     answered = []
@@ -267,3 +340,59 @@ def _save(file: Path, data: Dataset) -> None:
         group=data.group,
         labels=np.array(data.labels),
     )
+
+
+def line(one: Adapted) -> str:
+    """Return what a seed's adaptation came to, in a line."""
+    written = "" if one.written else " (not better: not written)"
+    return (
+        f"seed {one.seed}, {one.taught}, people {one.of}: edge {one.before.edge:.1%}, "
+        f"with {one.pairs} pairs {one.after.edge:.1%}{written}, without {one.without.edge:.1%}; "
+        f"needed {one.before.needed:.1%}, {one.after.needed:.1%}, {one.without.needed:.1%}"
+    )
+
+
+def page(found: Iterable[Adapted]) -> str:
+    """Return the tables for the page."""
+    groups: dict[tuple[str, str], list[Adapted]] = {}
+    for one in found:
+        groups.setdefault((one.taught, one.of), []).append(one)
+    first = next(iter(groups.values()))
+    pairs = ", ".join(f"{one.pairs} ({one.pairs_right:.1%} right)" for one in first)
+    head = [
+        "taught",
+        "people",
+        "rows",
+        "written",
+        "cloud",
+        "edge before",
+        "adapted",
+        "without the pairs",
+        "both together, at the gate",
+        "must escalate for that: before",
+        "adapted",
+        "without the pairs",
+    ]
+    seeds = ", ".join(str(one.seed) for one in first)
+    return f"Seeds {seeds}; pairs that taught: {pairs}.\n\n" + table(
+        head, (_row(*key, seeds) for key, seeds in groups.items())
+    )
+
+
+def _row(taught: str, of: str, seeds: list[Adapted]) -> list[str]:
+    written = sum(one.written for one in seeds)
+    share = statistics.fmean(one.share for one in seeds)
+    return [
+        taught,
+        of,
+        " / ".join(str(one.rows) for one in seeds),
+        f"{written} of {len(seeds)}",
+        spread(one.cloud for one in seeds),
+        spread(one.before.edge for one in seeds),
+        spread(one.after.edge for one in seeds),
+        spread(one.without.edge for one in seeds),
+        f"{spread(one.cooperative for one in seeds)}, {share:.0%} escalate",
+        spread(one.before.needed for one in seeds),
+        spread(one.after.needed for one in seeds),
+        spread(one.without.needed for one in seeds),
+    ]

@@ -141,7 +141,8 @@ class _Right(NamedTuple):
 def figures(task: Task) -> Figures:
     """Calibrate on the calibration rows, and do the sums on the test rows."""
     calibration, test = calibrated(task), task.test
-    opinions = _assessor(task, calibration).assess_batch(test.edge)
+    assessor = _assessor(task, calibration)
+    opinions = assessor.deepen_batch(assessor.assess_batch(test.edge), test.edge)
     right = _Right(hits(opinions.probs, test.y), hits(test.cloud, test.y))
     scores = {**test_scores(task), RANDOM: np.zeros(len(test.y)), ORACLE: oracle_score(*right)}
     sent = opinions.score >= calibration.total

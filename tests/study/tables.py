@@ -25,12 +25,18 @@ def summary(tasks: dict[str, tuple[Figures, ...]]) -> str:
         "oracle at 30 %",
         "AUGRC not worse",
     ]
-    return _table(head, (_summary_row(recommended(found)) for found in tasks.values()))
+    return table(head, (_summary_row(recommended(found)) for found in tasks.values()))
 
 
 def recommended(found: Found) -> Found:
-    """Return the seeds of the edge that reached the most on the calibration rows, on average."""
-    return max(by_teaching(found).values(), key=lambda seeds: _mean(one.area for one in seeds))
+    """Return the seeds of the edge that reached the most on the calibration rows, on average.
+
+    Of two that reached the same, the plain softmax.
+    """
+    return max(
+        by_teaching(found).values(),
+        key=lambda seeds: (_mean(one.area for one in seeds), seeds[0].taught == "softmax"),
+    )
 
 
 def by_teaching(found: Found) -> dict[str, list[Figures]]:
@@ -56,12 +62,12 @@ def _summary_row(seeds: Found) -> list[str]:
     return [
         one.task,
         f"{one.edge} ({one.taught})",
-        _spread(figures.edge_accuracy for figures in seeds),
-        _spread(figures.cloud_accuracy for figures in seeds),
-        f"{_spread(figures.recovered for figures in seeds)}, {rate:.0%} escalate",
-        _spread(score.recovered[RATES.index(MOST)] for score in chosen),
-        _spread(score.best for score in chosen),
-        _spread(score.recovered[RATES.index(MOST)] for score in oracle),
+        spread(figures.edge_accuracy for figures in seeds),
+        spread(figures.cloud_accuracy for figures in seeds),
+        f"{spread(figures.recovered for figures in seeds)}, {rate:.0%} escalate",
+        spread(score.recovered[RATES.index(MOST)] for score in chosen),
+        spread(score.best for score in chosen),
+        spread(score.recovered[RATES.index(MOST)] for score in oracle),
         f"{len(seeds) - worse} of {len(seeds)} seeds",
     ]
 
@@ -70,8 +76,8 @@ def _facts(seeds: Found, ran: Ran) -> str:
     one = seeds[0]
     people = "" if one.groups is None else f" of {one.groups} groups"
     return (
-        f"Edge: {one.edge}, {_spread((s.edge_ms for s in seeds), 3)} ms a sample; cloud: "
-        f"{one.cloud}, {_spread((s.cloud_ms for s in seeds), 3)} ms (one thread). "
+        f"Edge: {one.edge}, {spread((s.edge_ms for s in seeds), 3)} ms a sample; cloud: "
+        f"{one.cloud}, {spread((s.cloud_ms for s in seeds), 3)} ms (one thread). "
         f"Seeds {', '.join(str(s.seed) for s in seeds)}; {one.calibrated} rows to calibrate on, "
         f"{_rows(seeds)} to test on{people} ({one.test_from}); "
         f"{_mean(s.seconds for s in seeds):.0f} s of training a seed. {ran.date}, {ran.machine}."
@@ -107,16 +113,16 @@ def _ways(found: Found, best: Found) -> str:
     rivals = [_rivalry(seeds) for seeds in ways.values()]
     more = [
         ["best baseline", *(seeds[0].baseline for seeds in rivals)],
-        ["AUGRC less its, in ‰", *(_spread(1e3 * s.difference for s in seeds) for seeds in rivals)],
+        ["AUGRC less its, in ‰", *(spread(1e3 * s.difference for s in seeds) for seeds in rivals)],
         [f"… 95 %, by {best[0].drawn}", *map(_intervals, rivals)],
     ]
     lines = ([name, *_each(ways.values(), take)] for name, take in rows.items())
-    return _table(head, [chosen, *lines, *more])
+    return table(head, [chosen, *lines, *more])
 
 
 def _each(ways: Iterable[Found], take: Callable[[Figures], float | None]) -> Iterator[str]:
     for seeds in ways:
-        yield _spread(map(take, seeds))
+        yield spread(map(take, seeds))
 
 
 def _rivalry(seeds: Found) -> list[Against]:
@@ -138,7 +144,7 @@ def _scores(seeds: Found) -> str:
     last = (RANDOM, ORACLE)
     ordered = sorted(names, key=lambda name: (name in last and last.index(name) + 1, means[name]))
     head = [f"score ({seeds[0].taught})", *(f"gap at {rate:.0%}" for rate in RATES)]
-    return _table(
+    return table(
         [*head, f"most ≤ {MOST:.0%}", "AUGRC in ‰", "AURC in ‰"],
         (_score_row(name, [_named(one, name) for one in seeds], seeds) for name in ordered),
     )
@@ -149,15 +155,15 @@ def _score_row(name: str, scores: Sequence[Scored], seeds: Found) -> list[str]:
     mark = f" (chosen: {times} of {len(seeds)})" if times else ""
     return [
         f"{name}{mark}",
-        *(_spread(one.recovered[at] for one in scores) for at in range(len(RATES))),
-        _spread(one.best for one in scores),
+        *(spread(one.recovered[at] for one in scores) for at in range(len(RATES))),
+        spread(one.best for one in scores),
         *((_DASH, _DASH) if name == ORACLE else _areas(scores)),
     ]
 
 
 def _areas(scores: Sequence[Scored]) -> Iterator[str]:
-    yield _spread((1e3 * one.augrc for one in scores), 2)
-    yield _spread((1e3 * one.aurc for one in scores), 2)
+    yield spread((1e3 * one.augrc for one in scores), 2)
+    yield spread((1e3 * one.aurc for one in scores), 2)
 
 
 def _named(figures: Figures, name: str) -> Scored:
@@ -172,7 +178,7 @@ def _mean(values: Iterable[float]) -> float:
     return statistics.fmean(values)
 
 
-def _spread(values: Iterable[float | None], digits: int = 3) -> str:
+def spread(values: Iterable[float | None], digits: int = 3) -> str:
     """Return mean ± standard deviation; a dash where a seed has no figure."""
     found = [*values]
     known = [value for value in found if value is not None]
@@ -182,6 +188,7 @@ def _spread(values: Iterable[float | None], digits: int = 3) -> str:
     return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table whose first column is of words, and the others of figures."""
     lines = [head, ["---", *(["---:"] * (len(head) - 1))], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
