@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -46,8 +47,22 @@ from hedge.uplink.topics import Device
 
 settings.register_profile("hedge", deadline=None)  # nothing is timed in a test
 settings.load_profile("hedge")
+# A shell's background jobs ignore Ctrl-C, and so would all that is started from here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHAPE, LABELS = (4,), ("rest", "walk", "run")
+
+
+@pytest.fixture(scope="session")
+def gstreamer() -> None:
+    """Skip what needs GStreamer's command and the plugins that the tests' pipelines are made of."""
+    for element in ("videotestsrc", "decodebin", "v4l2src", "vp8dec"):
+        try:
+            found = subprocess.run(["gst-inspect-1.0", "--exists", element], check=False)
+        except FileNotFoundError:
+            pytest.skip("gst-inspect-1.0 is not installed")
+        if found.returncode:
+            pytest.skip(f"GStreamer's element {element} is not installed")
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import pty
 import runpy
-import shutil
 import socket
 import threading
 import tty
@@ -304,11 +303,10 @@ def test_a_folder_of_pictures_of_another_suffix_is_told(look: Look, tmp_path: Pa
     assert ".jpeg .png .bmp .webp" in str(found.todo)
 
 
+@pytest.mark.usefixtures("gstreamer")
 def test_a_password_that_all_can_see_is_told(
     looked: Callable[..., list[Finding]], tmp_path: Path
 ) -> None:
-    if shutil.which("gst-launch-1.0") is None:
-        pytest.skip("gst-launch-1.0 is not installed")
     (tmp_path / "state").mkdir()
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:  # so that none is tried
         listener.bind(str(tmp_path / "state" / "hedge.sock"))

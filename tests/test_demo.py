@@ -69,12 +69,12 @@ def _child(process: subprocess.Popen[str], command: str) -> psutil.Process:
     raise AssertionError(f"no {command} was started")
 
 
-def _wait_for_outcomes(device: psutil.Process) -> None:
-    """Return when the device has written outcomes."""
+def _wait_for_outcomes(device: psutil.Process, route: str = "") -> None:
+    """Return when the device has written outcomes, one of them of this route."""
     file = Path(device.cmdline()[-1]).with_name("outcomes.jsonl")
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        if file.exists() and file.stat().st_size > 10_000:
+        if file.exists() and file.stat().st_size > 10_000 and f'"{route}' in file.read_text():
             return
         time.sleep(0.02)
     raise AssertionError("the device wrote nothing")
@@ -156,13 +156,16 @@ def test_a_demo_that_is_killed_leaves_no_process_behind(start: Start) -> None:
 def test_a_device_that_is_stopped_early_is_no_success(start: Start, tmp_path: Path) -> None:
     demo = start("--rate", 60, "--json", "r.json")
     device = _child(demo, "run")
-    _wait_for_outcomes(device)
+    _wait_for_outcomes(device, "dropped")
     device.terminate()
     out = _done(demo, code=2)
     assert re.search(r"\d+ of 540 samples have no final outcome", out)
     found = _figures(tmp_path / "r.json")
     assert 0 < found["unanswered"] < found["samples"]
-    assert found["dropped_share"] > 0.02, "of the samples that had their turn"
+    share = found["dropped_share"]
+    dropped = share * found["passed"] / (1 - share)
+    assert dropped == pytest.approx(round(dropped)), "of the samples that had their turn"
+    assert dropped > 0.5
 
 
 def test_a_worker_that_is_kept_never_answers_one_demo_with_anothers_answers(

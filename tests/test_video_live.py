@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -268,10 +267,9 @@ GRAY = "videotestsrc pattern=solid-color foreground-color=0xff{colour} num-buffe
 
 
 @pytest.fixture
-def pipeline(tmp_path: Path) -> Callable[..., VideoReader]:
+def pipeline(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., VideoReader]:
     """Give `pipeline(text, …)`: a reader of a pipeline."""
-    if shutil.which("gst-launch-1.0") is None:
-        pytest.skip("gst-launch-1.0 is not installed")
+    request.getfixturevalue("gstreamer")
 
     def make(text: str, **options: Any) -> VideoReader:  # noqa: ANN401 -- what VideoSource takes
         return VideoReader(VideoSource(pipeline=text, **options), base=tmp_path)

@@ -214,9 +214,8 @@ def test_a_camera_that_was_lost_meanwhile_gives_the_longer_part(tmp_path: Path) 
     assert _numbers(tmp_path / "c.mkv") == list(range(10, 25))
 
 
+@pytest.mark.usefixtures("gstreamer")
 def test_raw_pictures_are_kept_as_jpeg(tmp_path: Path) -> None:
-    if shutil.which("gst-launch-1.0") is None:
-        pytest.skip("gst-launch-1.0 is not installed")
     text = "videotestsrc num-buffers=20 pattern=ball ! video/x-raw,width=320,height=240"
     recorder, captured, sizes = _recorded(VideoSource(pipeline=text), tmp_path, max_bytes=200_000)
     assert 0 < max(sizes) <= 200_000
