@@ -11,7 +11,8 @@ from ..models.errors import ConfigError
 from ..models.filtering.rules import joint
 from ..telemetry.boards.detect import detect
 from .filter.costs import Power
-from .filter.tune import TuneOrder, tune_filter
+from .filter.placing import TuneOrder
+from .filter.tune import tune_filter
 from .power_flags import add_power, opened_power, power_options
 from .progress import Progress
 from .report import check_apart, check_place, write_json

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..models.bundle import load_bundle
 from ..models.filtering.rules import joint
-from .filter.tune import TuneOrder
+from .filter.placing import TuneOrder
 from .filter.update import UpdateOrder, update_filter
 from .filter_tune_command import check_aims
 from .report import check_apart, check_place, write_json

@@ -27,7 +27,7 @@ from hedge.runtime.adapt.pair_store import stores_in
 from hedge.runtime.checks.filter_labels import check_filter_labels
 from hedge.runtime.cli import main
 from hedge.runtime.config import load_config
-from hedge.runtime.filter.tune import TuneOrder
+from hedge.runtime.filter.placing import TuneOrder
 from hedge.runtime.filter.update import _balanced, _Material, _placing
 from hedge.runtime.filters.label_options import LabelOptions
 from hedge.uplink import wire

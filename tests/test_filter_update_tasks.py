@@ -23,8 +23,8 @@ from hedge.models.manifest import Cloud, Edge, Filter, Input, Manifest
 from hedge.runtime.adapt.pair_keeper import LabelTerms, PairKeeper
 from hedge.runtime.both_models import part_outputs
 from hedge.runtime.cli import main
+from hedge.runtime.filter.placing import Rows
 from hedge.runtime.filter.several_tasks import joint_score
-from hedge.runtime.filter.tune import Rows
 from hedge.uplink import wire
 from hedge.uplink.far_end.responder import Answered
 from hedge.uplink.topics import Device

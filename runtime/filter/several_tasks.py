@@ -6,7 +6,7 @@ import numpy as np
 
 from ...models.evidence import Figures
 from ...models.filtering.comparing import Aim
-from .tune import Rows
+from .placing import Rows
 
 
 def joint_score(rows: Rows, aim: Aim) -> Figures:

@@ -19,7 +19,8 @@ class TuneReport(Struct, frozen=True, kw_only=True):
     """Where a filter was put, and what it is worth there.
 
     Of the rows ``given``, ``seen`` were known already, and ``reached`` get past the filters before
-    this one; ``rows`` are new and reach it, and all figures are of these. ``redundant_share`` is
+    this one; ``rows`` are new and reach it, and all figures are of these; a recall that is held
+    leaves out ``copies`` of those that matter, being equal to another. ``redundant_share`` is
     r_N by the ``rule``; ``taught_by`` is that by which the bundle has judged the filter until now,
     where it was another one, and ``says_rule`` whether it can say this one. ``point`` is what the
     filter does on these very rows, ``optimum`` the greatest rate at that point's accuracy;
@@ -48,6 +49,7 @@ class TuneReport(Struct, frozen=True, kw_only=True):
     given: int = 0
     seen: int = 0
     reached: int = 0
+    copies: int = 0
     groups: int | None = None
     taught_by: str | None = None
     says_rule: bool = True
@@ -103,6 +105,11 @@ class TuneReport(Struct, frozen=True, kw_only=True):
         if self.reached < self.given:
             yield f"{self.reached} of {self.given} rows get past the filters before this one"
         yield f"{self.rows} rows, {self.redundant_share:.1%} of them redundant by: {self.rule}"
+        if self.copies:
+            yield (
+                f"{self.copies} that matter are copies of others: each counts once for the recall, "
+                "and as given for all else"
+            )
         if not self.says_rule:
             yield "  which a bundle cannot say: a device will not watch the filter"
         elif self.taught_by is not None:

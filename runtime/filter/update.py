@@ -43,20 +43,10 @@ from ...models.unseen import seen_rows, with_seen
 from ..backends import open_model
 from ..both_models import model_outputs, part_outputs, passing
 from .fresh_labels import FreshLabels, fresh_labels
+from .placing import Rows, TuneOrder, placed, reuse_points, task_points
 from .several_tasks import joint_score
 from .train import TrainOrder, redundant_names, stale
-from .tune import (
-    Rows,
-    TuneOrder,
-    answering,
-    filter_of,
-    moved,
-    of_outputs,
-    placed,
-    reuse_points,
-    rule_of_filter,
-    task_points,
-)
+from .tune import answering, filter_of, moved, of_outputs, rule_of_filter
 from .update_report import UpdateReport, against
 
 if TYPE_CHECKING:
