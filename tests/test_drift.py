@@ -262,3 +262,11 @@ def test_a_device_whose_scores_shift_says_so(
     assert (gate.drift.drifting, gate.drift.events) == (True, 1)
     assert "drift from those of calibration" in caplog.text
     assert report.counts["events_opened.s.drift"] == 1
+
+
+def test_drift_that_nobody_watches_any_more_after_a_reload_has_been_stopped(tmp_path: Path) -> None:
+    events, sink = Events(state=tmp_path, session=3), _Sink()
+    events.serve({}, [sink])
+    events.drift("cam", DriftState(rows=2048, statistic=0.5, drifting=True), score="entropy")
+    events.drift("cam", DriftState(rows=0), score="entropy")
+    assert [(event.why, event.statistic) for event in sink.told] == [(None, 0.5), ("stopped", 0.5)]

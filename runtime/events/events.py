@@ -139,7 +139,8 @@ class Events:
     def drift(self, stream: str, state: DriftState, *, score: str) -> None:
         """Tell that the scores of a stream begin to drift from those of calibration, or cease to.
 
-        It is an event as any other, of the name "drift" and with the score for a label.
+        It is an event as any other, of the name "drift" and with the score for a label. A state
+        of no rows says that nobody watches them any more.
         """
         before = self._drifts.get(stream)
         if state.drifting and before is None:
@@ -156,7 +157,10 @@ class Events:
             self._note_drift(event)
         elif not state.drifting and before is not None:
             del self._drifts[stream]
-            self._end_drift(before, why="quiet", statistic=state.statistic)
+            if state.rows:
+                self._end_drift(before, why="quiet", statistic=state.statistic)
+            else:
+                self._end_drift(before, why="stopped", statistic=before.statistic)
 
     def feed(self, now_ns: int) -> int | None:
         """Close what has lasted too long, or whose source is away, and see to the clips."""
