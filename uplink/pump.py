@@ -13,15 +13,12 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
-import numpy as np
-
 from ..models.errors import UplinkError, WireError
-from ..models.records import Opinion
 from ..telemetry.clock import Clock, boottime_ns
-from . import codecs as bodies
 from . import wire
 from .asks import Answer, Ask, Audited, Contract, Owed
 from .draws import Draws
+from .filing import answer_of, check_reply, owed_of, record_of, refusal_of
 from .link.link import (
     Connected,
     Delivered,
@@ -33,7 +30,6 @@ from .link.link import (
 )
 from .link.meter import Meter
 from .outbox.outbox import End, Outbox, Record
-from .outbox.shelf import NEEDLESS
 from .publishers.presence import Presence
 from .publishers.publisher import Publisher
 from .sender import Sender, Window
@@ -46,8 +42,6 @@ T = TypeVar("T")
 _REMEMBERED = 4096  # ids that have ended, to tell a late answer from a forged one
 _IDLE_S = 1.0
 _SOON_S = 0.005  # until the finals of what was handed on are fetched
-_MARGIN_BYTES = 512  # beside a request's body
-_NO_OPINION = 1.0  # the doubt of a device without a model: nobody but the far end has an answer
 _COUNTERS = (
     *("connects", "disconnects", "births", "queue_full", "not_stored", "evicted", "expired"),
     *("sent", "resent", "delivered", "bytes_up", "bytes_down", "answered", "refused"),
@@ -138,7 +132,7 @@ class Pump:
 
     def owed(self) -> list[Owed]:
         """Return what is owed since an earlier run, oldest first."""
-        return [one for one in map(_owed, self._outbox.recovered()) if one is not None]
+        return [one for one in map(owed_of, self._outbox.recovered()) if one is not None]
 
     def start(self) -> None:
         """Start the thread."""
@@ -370,11 +364,11 @@ class Pump:
             self._tally.drop(means, f"nobody waits for {reply.id}")
             return
         try:
-            _check(reply, record)
+            check_reply(reply, record)
             if reply.status == "claim":
                 self._sender.claim(record, worker=str(reply.detail))
                 return
-            answer = _answer(reply, record)
+            answer = answer_of(reply, record)
         except WireError as error:
             self._tally.drop("forged", error)
             return
@@ -417,7 +411,7 @@ class Pump:
         for ask in _taken(self._offers):
             self._draws.add(ask)
             try:
-                records.append(self._record(ask))
+                records.append(self._filed(ask))
             except WireError as error:
                 self._tally.drop("refused", error)
                 self._draws.end(ask.id, None)
@@ -463,37 +457,13 @@ class Pump:
         self._remember(ask_id, "late")
         self._answers.append(Answer(ask_id, "", end, detail=detail))
 
-    def _record(self, ask: Ask) -> Record:
-        contract = self._contracts.get(ask.stream)
-        if contract is None:
-            raise WireError("no far end is known for this stream", where=ask.stream)
-        codec = self._codecs.get(ask.stream, "raw")
-        request = wire.Request(
-            v=1,
-            id=ask.id,
+    def _filed(self, ask: Ask) -> Record:
+        return record_of(
+            ask,
+            self._contracts.get(ask.stream),
             session=self._session,
-            kind=ask.kind,
-            model=contract.name,
-            contract=contract.digest,
-            entry=ask.entry,
-            remaining_ms=None,
-            dtype=contract.dtype,
-            shape=ask.body.shape,
-            codec=codec,
-            opinion=None if ask.opinion is None else wire.opinion_of(ask.opinion),
-            body=bodies.encode(ask.body, dtype=contract.dtype, codec=codec),
-            traceparent=ask.traceparent,
-        )
-        if len(request.body) + _MARGIN_BYTES > wire.MAX_REQUEST_BYTES:
-            raise WireError(f"{len(request.body)} bytes are too many for a request", where=ask.id)
-        return Record(
-            request=request,
-            stream=ask.stream,
-            classes=contract.classes,
-            score=_doubt(ask),
-            deadline_ns=self._keep_until(ask),
-            answer_by_ns=ask.deadline_ns,
-            asked_at_ns=ask.asked_at_ns,
+            codec=self._codecs.get(ask.stream, "raw"),
+            keep_until_ns=self._keep_until(ask),
         )
 
     def _keep_until(self, ask: Ask) -> int | None:
@@ -519,75 +489,8 @@ class Pump:
         self._sender.withhold(self._since)
         for record, detail in self._sender.send():
             self._tally.drop("unsendable", detail)
-            self._end(record, _refused(record, detail), "refused")
+            self._end(record, refusal_of(record, detail), "refused")
         self._settle()
-
-
-def _check(reply: wire.Reply, record: Record) -> None:
-    """Check that a reply is one to an ask.
-
-    Raises:
-        WireError: it is not.
-    """
-    asked = record.request
-    if reply.contract != asked.contract or reply.session != asked.session:
-        raise WireError("of another model or session", where=reply.id)
-
-
-def _answer(reply: wire.Reply, record: Record) -> Answer:
-    """Return what a reply says.
-
-    Raises:
-        WireError: it does not fit the ask.
-    """
-    if reply.status == "error":
-        return _refused(record, reply.detail)
-    probs = wire.distribution(reply.probs, classes=record.classes)
-    alpha = None
-    if reply.alpha is not None:
-        alpha = wire.concentration(reply.alpha, classes=record.classes)
-    return Answer(
-        reply.id,
-        record.stream,
-        "answered",
-        probs,
-        alpha,
-        asked_at_ns=record.asked_at_ns,
-    )
-
-
-def _refused(record: Record, detail: str | None) -> Answer:
-    return Answer(record.id, record.stream, "refused", detail=detail)
-
-
-def _owed(record: Record) -> Owed | None:
-    """Return what is owed for a record; None where nobody waits for it."""
-    if record.answer_by_ns is None:
-        return None
-    return Owed(
-        id=record.id,
-        stream=record.stream,
-        opinion=_opinion(record),
-        asked_at_ns=record.asked_at_ns,
-        answer_by_ns=record.answer_by_ns,
-        traceparent=record.request.traceparent,
-    )
-
-
-def _doubt(ask: Ask) -> float:
-    """Return how much an ask is needed: as much as the edge doubts, where it has an opinion."""
-    if ask.kind != "decide" and ask.deadline_ns is None:
-        return NEEDLESS
-    return _NO_OPINION if ask.opinion is None else ask.opinion.score
-
-
-def _opinion(record: Record) -> Opinion | None:
-    """Return the edge's opinion as it was sent, if it was."""
-    told = record.request.opinion
-    if told is None:
-        return None
-    probs = np.frombuffer(told.probs, "<f4")
-    return Opinion(probs, told.score, told.score_name, vacuity=told.vacuity)
 
 
 def _taken(queue: deque[T]) -> list[T]:
