@@ -29,6 +29,7 @@ from .manifest import FORMAT, Input, Manifest, Split
 from .toml import parse_toml, to_record, write_toml
 
 SUFFIX = ".hedge"
+_ZIP_HEAD_BYTES = 30  # before the name of the first file
 _BARE = frozenset({".onnx", ".tflite"})
 MAX_MANIFEST_BYTES = 1 << 20
 
@@ -221,10 +222,43 @@ def _read(archive: Archive, name: str, *, sha256: str, where: str) -> bytes:
     return data
 
 
+def bundle_around(path: Path) -> Path | None:
+    """Return the bundle, a folder, in which ``path`` lies, whether it is there or not."""
+    above = path.resolve().parents
+    return next((one for one in above if (one / MANIFEST).is_file() and is_bundle(one)), None)
+
+
+def is_bundle(path: Path) -> bool:
+    """Tell whether a folder's manifest, or a packed file, is a bundle's: it may be damaged."""
+    try:
+        if path.is_file() and _begins_as_bundle(path):
+            return True
+        _parse(_manifest_bytes(open_archive(path, where=str(path)), where=str(path)), where="")
+    except (HedgeError, OSError):
+        return False
+    return True
+
+
+def _begins_as_bundle(path: Path) -> bool:
+    """Tell whether a file begins as one that `write_zip` wrote, of which an end may be gone."""
+    with path.open("rb") as stream:
+        head = stream.read(_ZIP_HEAD_BYTES + len(MANIFEST))
+    return head.startswith(b"PK\x03\x04") and head.endswith(MANIFEST.encode())
+
+
 def _place(out: Path, content: Mapping[str, bytes], *, replace: bool) -> Bundle:
     """Write ``content`` beside ``out``, verify it, and move it there in one step."""
     if out.suffix == ".zip":
         raise BundleError(f"a packed bundle ends in {SUFFIX}", where=str(out))
+    around = bundle_around(out)
+    if around is not None:
+        raise BundleError(
+            f"lies in the bundle {around}, which it would spoil",
+            where=str(out),
+            hint="name a place beside it",
+        )
+    if ".." in out.parts:  # the way there must not lead through what makes way
+        out = out.parent.resolve() / out.name
     if _is_there(out, digest=hashlib.sha256(content[MANIFEST]).hexdigest(), replace=replace):
         return load_bundle(out)
     fresh = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
@@ -260,7 +294,7 @@ def _looks_like_bundle(path: Path) -> bool:
     if path.is_symlink():
         return False
     if path.is_file():
-        return path.suffix == SUFFIX
+        return is_bundle(path)
     try:
         archive = open_archive(path, where=str(path))
         manifest = _parse(_manifest_bytes(archive, where=str(path)), where=str(path))
@@ -274,7 +308,11 @@ def _move(fresh: Path, out: Path) -> None:
     if out.is_dir():
         old = fresh.with_name(f"{fresh.name}.old")
         out.rename(old)
-        fresh.rename(out)
+        try:
+            fresh.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
         _remove(old)
     else:
         fresh.replace(out)

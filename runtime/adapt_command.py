@@ -287,7 +287,8 @@ def _run_drop(options: argparse.Namespace) -> int:
 
 def _run_run(options: argparse.Namespace) -> int:
     check_place(options.json)
-    check_apart((options.json,), inputs=(options.bundle, options.place, options.data))
+    inputs = (options.bundle, options.place, options.data)
+    check_apart((options.json, options.out), inputs=inputs)
     report = adapt_bundle(
         load_bundle(options.bundle),
         options.place,

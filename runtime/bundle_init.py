@@ -41,7 +41,7 @@ from ..models.unseen import with_seen
 from .backends import open_model
 from .both_models import model_outputs
 from .probe.probe import Fed, probe_model
-from .report import check_place, write_json
+from .report import check_apart, check_place, write_json
 
 _MAX_LABELS_BYTES = 1 << 20
 _SHARE = 0.2
@@ -122,6 +122,8 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def run(options: argparse.Namespace) -> int:
     """Make the bundle, print its manifest, return the exit code."""
     check_place(options.json)
+    models = (options.model, options.cloud, *(path for _, path in options.edge))
+    check_apart((options.json, options.out), inputs=(*models, options.calibrate))
     edges = {"": model_file(options.model)}
     for name, path in options.edge:
         if name in edges:

@@ -78,7 +78,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def _run_split(options: argparse.Namespace) -> int:
     check_place(options.json)
-    check_apart((options.json,), inputs=(options.model, options.data))
+    check_apart((options.json, options.out), inputs=(options.model, options.data))
     if options.seed < 0:
         raise ConfigError(f"{options.seed} is below 0", where="--seed")
     whole = _whole(options)
@@ -104,6 +104,7 @@ def _run_split(options: argparse.Namespace) -> int:
 
 
 def _run_offload(options: argparse.Namespace) -> int:
+    check_apart((options.out,), inputs=(options.bundle,))
     written = without_edge(load_bundle(options.bundle), out=options.out, replace=options.replace)
     version = written.manifest.version
     sys.stdout.write(f"{written.path}: version {version}, digest {written.digest}\n")

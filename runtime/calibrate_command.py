@@ -52,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Calibrate; return the exit code."""
     check_place(options.json)
-    check_apart((options.json,), inputs=(options.bundle, options.data))
+    check_apart((options.json, options.out), inputs=(options.bundle, options.data))
     if options.seed < 0:
         raise ConfigError(f"{options.seed} is below 0", where="--seed")
     report = calibrate_bundle(

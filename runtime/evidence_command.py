@@ -16,7 +16,7 @@ from .bundle_init import add_input, add_lines, labels_of, model_file
 from .evidence.fit import Order, Proxy, fit
 from .evidence.record import EvidenceFit
 from .evidence.subject import Subject, of_bundle, of_model
-from .report import check_place, write_json
+from .report import check_apart, check_place, write_json
 from .shipped import bundle_path
 
 _SUFFIXES = frozenset({".onnx", ".tflite"})
@@ -101,14 +101,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_apart(options: argparse.Namespace) -> None:
     """Refuse outputs that are inputs, or each other: nothing is overwritten that was given."""
-    given = {path.resolve() for path in (options.model, options.data)}
-    for flag in ("out", "rest", "json"):
-        path = getattr(options, flag)
-        if path is None:
-            continue
-        if any(path.resolve().is_relative_to(one) for one in given):
-            raise ConfigError("is what it reads, or writes already", where=f"--{flag} {path}")
-        given.add(path.resolve())
+    inputs = (options.model, options.data, options.proxy)
+    check_apart((options.out, options.rest, options.json), inputs=inputs)
     if options.out.parent != Path() and not options.out.parent.is_dir():
         raise ConfigError("lies in no folder that exists", where=f"--out {options.out}")
 

@@ -45,11 +45,12 @@ def add_report_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def run(options: argparse.Namespace) -> int:
     """Measure and report; return the exit code."""
-    inputs = [options.data, options.out_of_distribution]
+    place = bundle_path(options.bundle)
     for path in (options.json, options.html):
         check_place(path)
+    inputs = (place, options.data, options.out_of_distribution)
     check_apart([options.json, options.html], inputs=inputs)
-    bundle = load_bundle(bundle_path(options.bundle))
+    bundle = load_bundle(place)
     plan = Plan(
         data=options.data,
         other=options.out_of_distribution,

@@ -11,7 +11,7 @@ from ..models.bundle import load_bundle
 from .quantize.int8 import Calibrator
 from .quantize.report import QuantizeReport
 from .quantize.variant import Order, quantize
-from .report import check_place, write_json
+from .report import check_apart, check_place, write_json
 from .shipped import bundle_path
 
 WORSE = 3
@@ -50,6 +50,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Quantise; return the exit code."""
     check_place(options.json)
+    check_apart((options.json,), inputs=(options.bundle, options.data))
     report = quantize(
         load_bundle(options.bundle),
         options.data,

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from ..models.bundle import SUFFIX, bundle_around
 from ..models.errors import ConfigError
 from ..telemetry.energy.figures import EnergyReport
 from ..telemetry.ledger import StreamReport
@@ -38,10 +39,12 @@ def check_place(path: Path | None) -> None:
     """Refuse at once what could not be written after minutes of work.
 
     Raises:
-        ConfigError: the folder is not there, or neither it nor the file can be written.
+        ConfigError: the folder is not there, or neither it nor the file can be written, or it
+            would spoil a bundle.
     """
     if path is None:
         return
+    _check_no_bundle(path)
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError("is a folder, or lies in none that exists", where=str(path))
     if not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -51,13 +54,15 @@ def check_place(path: Path | None) -> None:
 def check_apart(outputs: Iterable[Path | None], *, inputs: Iterable[Path | None] = ()) -> None:
     """Refuse to write over what is read, or twice in the same place.
 
+    Both may be files or folders, or be still to come.
+
     Raises:
-        ConfigError: a file to be written is one of ``inputs``, lies in one, or is there twice.
+        ConfigError: what is to be written is one of ``inputs``, lies in one, or is there twice.
     """
     inputs = tuple(inputs)
     taken = {_place(path): path for path in inputs if path is not None}
     for path in outputs:
-        if path is None or (path.exists() and not path.is_file()):  # a terminal, a pipe
+        if path is None or _is_special(path):
             continue
         inside = (one for one in inputs if one is not None and one.is_dir())
         whole = next((one for one in inside if path.resolve().is_relative_to(one.resolve())), None)
@@ -77,6 +82,18 @@ def _place(path: Path) -> tuple[int, int] | Path:
     return status.st_dev, status.st_ino
 
 
+def _is_special(path: Path) -> bool:
+    """Tell whether it is a terminal or a pipe, say."""
+    return path.exists() and not (path.is_file() or path.is_dir())
+
+
+def _check_no_bundle(path: Path) -> None:
+    around = bundle_around(path)
+    if around is not None or path.suffix == SUFFIX:
+        what = f"lies in the bundle {around}" if around is not None else "has a bundle's name"
+        raise ConfigError(what, where=str(path), hint="name another file to write")
+
+
 def write_json(path: Path | None, record: Struct) -> None:
     """Write a record as indented JSON, whole or not at all; nowhere if ``path`` is None.
 
@@ -93,9 +110,9 @@ def write_output(path: Path, data: bytes) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
+    _check_no_bundle(path)
     try:
-        is_special = path.exists() and not path.is_file()  # a terminal, a pipe
-        if is_special or not os.access(path.resolve().parent, os.W_OK):
+        if _is_special(path) or not os.access(path.resolve().parent, os.W_OK):
             path.write_bytes(data)
         else:
             write_whole(path.resolve(), data, mode=0o666)

@@ -458,9 +458,13 @@ def test_figures_are_not_written_over_what_was_given(
     store = next(pairs.rglob("pairs.db"))
     before = store.read_bytes()
     for place in (labelled, bundle.path / "manifest.toml", store):
-        with pytest.raises(ConfigError, match="would overwrite"):
+        with pytest.raises(ConfigError, match=r"would overwrite|lies in the bundle"):
             _hedge(bundle.path, pairs, "--data", labelled, "--out", tmp_path / "o", "--json", place)
+    for out in (bundle.path, bundle.path / "new", pairs / "new"):
+        with pytest.raises(ConfigError, match="would overwrite"):
+            _hedge(bundle.path, pairs, "--data", labelled, "--out", out, "--replace")
     assert store.read_bytes() == before
+    assert load_bundle(bundle.path).digest == bundle.digest
 
 
 def test_labelled_rows_must_have_labels_and_be_new(bundle: Bundle, tmp_path: Path) -> None:
@@ -501,7 +505,7 @@ def test_a_variant_that_cannot_be_taught_is_refused(
     bundle = _write(tmp_path, precision=precision)
     with pytest.raises(ConfigError, match=says):
         _hedge(
-            *(bundle.path, tmp_path, "--data", labelled, "--out", tmp_path / "out"),
+            *(bundle.path, tmp_path / "pairs", "--data", labelled, "--out", tmp_path / "out"),
             *("--variant", variant),
         )
 
@@ -520,7 +524,7 @@ def test_a_tflite_edge_is_refused_with_what_to_do(
         {**files, "edge.tflite": linear_tflite(3)},
     )
     with pytest.raises(ConfigError, match=r"TFLite .*adapt a bundle of the ONNX model"):
-        _hedge(lite.path, tmp_path, "--data", labelled, "--out", tmp_path / "out")
+        _hedge(lite.path, tmp_path / "pairs", "--data", labelled, "--out", tmp_path / "out")
 
 
 @pytest.mark.usefixtures("briefly")

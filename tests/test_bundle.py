@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -769,7 +770,7 @@ def test_a_damaged_bundle_can_be_replaced(
     out = tmp_path / name
     write_bundle(out, manifest, bundle_files)
     file = out if out.is_file() else out / "edge.onnx"
-    file.write_bytes(b"damaged")
+    file.write_bytes(file.read_bytes()[:60])
     with pytest.raises(BundleError, match="another thing"):
         write_bundle(out, manifest, bundle_files)
     write_bundle(out, manifest, bundle_files, replace=True)
@@ -782,10 +783,53 @@ def test_what_is_no_bundle_is_never_replaced(
     write_bundle(home, manifest, bundle_files)
     (home / "thesis.tex").write_text("years of work")
     (tmp_path / "thesis").write_text("years of work")
-    for out in (home, tmp_path / "thesis"):
+    (tmp_path / "thesis.hedge").write_text("years of work")
+    with zipfile.ZipFile(tmp_path / "years.hedge", "w") as archive:
+        archive.writestr("thesis.tex", "years of work")
+    for out in (home, *(tmp_path / name for name in ("thesis", "thesis.hedge", "years.hedge"))):
         with pytest.raises(BundleError, match="is no bundle, and is not replaced"):
             write_bundle(out, manifest, bundle_files, replace=True)
     assert (home / "thesis.tex").exists()
+    assert (tmp_path / "thesis.hedge").read_text() == "years of work"
+
+
+def test_a_bundle_within_another_is_refused(
+    tmp_path: Path, manifest: Manifest, bundle_files: Files
+) -> None:
+    outer = write_bundle(tmp_path / "outer", manifest, bundle_files)
+    for name in ("inner", "inner.hedge"):
+        with pytest.raises(BundleError, match=rf"{name}: lies in the bundle .*outer, which it"):
+            write_bundle(outer.path / name, manifest, bundle_files)
+    assert load_bundle(outer.path).digest == outer.digest
+
+
+def test_a_place_that_is_named_through_what_is_replaced_is_that_place(
+    tmp_path: Path, manifest: Manifest, bundle_files: Files
+) -> None:
+    out = tmp_path / "b"
+    write_bundle(out, manifest, bundle_files)
+    newer = changed(manifest, version="2")
+    write_bundle(out / ".." / "b", newer, bundle_files, replace=True)
+    assert load_bundle(out).manifest.version == "2"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_bundle_that_cannot_be_replaced_stays(
+    tmp_path: Path, manifest: Manifest, bundle_files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = write_bundle(tmp_path / "b", manifest, bundle_files)
+    real = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.name.startswith(".b.") and not path.name.endswith(".old"):
+            raise OSError(errno.EIO, "the disk is failing")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(BundleError, match="cannot be written: the disk is failing"):
+        write_bundle(tmp_path / "b", changed(manifest, version="2"), bundle_files, replace=True)
+    assert load_bundle(tmp_path / "b").digest == first.digest
+    assert [one.name for one in tmp_path.iterdir()] == ["b"]
 
 
 def test_a_place_that_cannot_be_written_is_named(

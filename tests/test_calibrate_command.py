@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from hedge.models.bundle import Bundle, load_bundle, write_bundle
+from hedge.models.bundle import Bundle, load_bundle, pack_bundle, write_bundle
 from hedge.models.dataset import load_dataset
 from hedge.models.errors import DataError, HedgeError
 from hedge.models.manifest import Cloud, Edge, Filter, Input, Manifest, Output
@@ -151,9 +151,26 @@ def test_the_rows_of_the_calibration_before_may_be_used_for_another_aim(tmp_path
 def test_figures_are_not_written_over_what_was_given(tmp_path: Path) -> None:
     made, rows = bundle(tmp_path / "a"), data(tmp_path / "rows.npz")
     for place in (rows, made.path / "manifest.toml"):
-        with pytest.raises(HedgeError, match="would overwrite"):
+        with pytest.raises(HedgeError, match=r"would overwrite|lies in the bundle"):
             command(made.path, rows, "--rate", 0.2, "--out", tmp_path / "b", "--json", place)
+    with pytest.raises(HedgeError, match="would overwrite"):
+        command(made.path, rows, "--rate", 0.2, "--out", tmp_path / "b", "--json", tmp_path / "b")
     load_bundle(made.path)
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_bundle_that_is_calibrated_is_not_replaced_by_the_next(tmp_path: Path) -> None:
+    made, rows = bundle(tmp_path / "a"), data(tmp_path / "rows.npz")
+    packed, link = pack_bundle(made.path, tmp_path / "a.hedge"), tmp_path / "link"
+    link.symlink_to(made.path)
+    ways = (
+        *((made.path, made.path), (packed.path, packed.path), (link, made.path)),
+        *((made.path, link), (made.path, made.path / "new")),
+    )
+    for given, out in ways:
+        with pytest.raises(HedgeError, match="would overwrite"):
+            command(given, rows, "--rate", 0.2, "--out", out, "--replace")
+    assert load_bundle(made.path).digest == load_bundle(packed.path).digest == made.digest
 
 
 def test_an_aim_of_nothing_is_an_aim(tmp_path: Path) -> None:

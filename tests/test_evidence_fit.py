@@ -402,9 +402,9 @@ def test_a_model_that_has_evidence_is_left_alone(
 
 def test_nothing_that_is_there_is_overwritten(bundle: Bundle, data: Path, tmp_path: Path) -> None:
     before = data.read_bytes()
-    with pytest.raises(ConfigError, match="is what it reads"):
+    with pytest.raises(ConfigError, match="would overwrite"):
         hedge(bundle.path, data, "--out", bundle.path)
-    with pytest.raises(ConfigError, match="is what it reads"):
+    with pytest.raises(ConfigError, match="would overwrite"):
         hedge(bundle.path, data, "--out", tmp_path / "out", "--rest", data)
     write_bundle(tmp_path / "out", bundle.manifest, _files(bundle))
     with pytest.raises(BundleError, match="is there already"):
