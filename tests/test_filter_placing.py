@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from hedge.models.dataset import Dataset
 from hedge.models.errors import DataError
 from hedge.models.filtering.baselines import Told
-from hedge.models.manifest import Filter
-from hedge.runtime.filter.placing import Rows, TuneOrder, copies, placed
+from hedge.models.manifest import Filter, Reuse
+from hedge.models.training.infi.replaying import replay
+from hedge.runtime.filter.placing import Rows, TuneOrder, copies, placed, reuse_points
 
 SEED = 20301
 SKIP = Filter(kind="skip", file="filter.onnx", threshold=0.5, rule="labels rest")
@@ -63,3 +65,51 @@ def test_a_person_who_is_there_under_two_names_is_one() -> None:
     scores, tasks = (np.concatenate([one, one]) for one in (five.scores, five.tasks))
     both = Rows(twice, Told(label, matters, names), scores, tasks)
     assert placed(SKIP, both, order).threshold == placed(SKIP, five, order).threshold
+
+
+REUSE = Filter(kind="reuse", file="f", reuse=Reuse(width=2, distance=0.0, neighbours=1, share=1.0))
+
+
+def _clusters(*, apart: float) -> Rows:
+    """Return 300 rows in two clusters of keys, each of one label, the second of which matters."""
+    rng = np.random.default_rng(SEED)
+    label = rng.integers(0, 2, 300)
+    keys = (rng.normal(0.0, 0.1, (300, 2)) + label[:, None] * apart).astype(np.float32)
+    return Rows(Dataset(x=keys), Told(label, label == 1, None), keys=keys)
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-6, 1e6])
+def test_a_reuse_filter_is_placed_well_wherever_it_was(distance: float) -> None:
+    assert REUSE.reuse is not None
+    own = replace(REUSE.reuse, distance=distance)
+    part = replace(REUSE, reuse=own)
+    rows = _clusters(apart=5.0)
+    assert rows.keys is not None
+    for order in (TuneOrder(recall=0.9), TuneOrder(recall=None, accuracy=0.97)):
+        point = placed(part, rows, order)
+        assert point.recall > 0.9
+        assert point.rate > 0.95
+        labels = rows.told.label.astype(np.int64)
+        told = replay(rows.keys, labels, replace(own, distance=point.threshold))
+        assert point.rate == told.rate()
+
+
+def test_of_the_distances_that_lose_little_that_which_filters_most_is_taken() -> None:
+    rows, order = _clusters(apart=0.35), TuneOrder(recall=None, accuracy=0.8)
+    points = reuse_points(REUSE, rows)
+    distances = [one.threshold for one in points]
+    assert distances == sorted(set(distances))
+    first_bad = next(at for at, one in enumerate(points) if one.accuracy < 0.8)
+    assert placed(REUSE, rows, order).rate == max(one.rate for one in points[:first_bad])
+
+
+def test_a_single_row_has_no_distance_to_another() -> None:
+    rows = _clusters(apart=5.0)
+    assert rows.keys is not None
+    one = Rows(
+        rows.data.rows(np.array([0])),
+        Told(np.array([1]), np.array([True]), None),
+        keys=rows.keys[:1],
+    )
+    (point,) = reuse_points(REUSE, one)
+    assert (point.threshold, point.rate) == (0.0, 0.0)

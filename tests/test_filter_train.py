@@ -118,6 +118,9 @@ def test_a_skip_filter_learns_what_the_model_says_and_lies_in_the_next_version(
     assert point.recall == pytest.approx(np.mean(~drops[matters]))
     assert told["redundant_share"] == pytest.approx(np.mean(~matters))
     assert point.recall > 0.9
+    with pytest.raises(DataError, match=r"rest\.npz: is there already"):
+        command(made.path, rows, "--redundant", RULE, "--out", tmp_path / "b", "--rest", rest)
+    assert not (tmp_path / "b").exists()
     assert msgspec.convert(told["at_accuracy"], Point).rate > 0.8 * told["optimum"]
     assert not seen_rows(found, held).any()
     assert seen_rows(found, load_dataset(rows)).sum() == told["taught"] + told["held"]

@@ -276,7 +276,9 @@ def test_labels_in_quarantine_too_few_or_of_another_contract_teach_nothing(
     assert "70 are in quarantine" in said
     (tmp_path / "none").mkdir()
     assert _update(bundle, tmp_path / "none", tmp_path) == 2
-    assert "holds no pairs of this bundle's contract" in capsys.readouterr().err
+    assert "holds nothing of this bundle's contract" in capsys.readouterr().err
+    assert _update(bundle, tmp_path / "absent", tmp_path) == 2
+    assert "absent: is not there" in capsys.readouterr().err
     last = replace(
         bundle.manifest, filter=(replace(bundle.manifest.filter[0], rule="same as last"),)
     )

@@ -2,7 +2,7 @@
 
 Source: InFi, chapter 3. A rule is written as text, in a manifest or on a command line::
 
-    labels LAYING,SITTING     the model's label is one of these
+    labels LAYING,SITTING     the model's label is one of these ("b, c" where a name has a , or ;)
     confidence below 0.9      its greatest probability is below that
     nothing above 0.5         none of its probabilities is above that: nothing was detected
     same as last              its label is that of the row before, in its group
@@ -36,6 +36,7 @@ _CONFIDENCE = re.compile(rf"confidence below {_NUMBER}\Z")
 _NOTHING = re.compile(rf"nothing above {_NUMBER}\Z")
 _PYTHON = re.compile(r"([A-Za-z_][\w.]{0,127}):([A-Za-z_]\w{0,63})\Z")
 _BETWEEN = ";"
+_QUOTE = '"'
 _LABELS = "labels "
 _LAST = "same as last"
 _HINT = "labels A,B; confidence below 0.9; nothing above 0.5; same as last; or module:function"
@@ -132,7 +133,41 @@ def joint(texts: Sequence[str]) -> str:
 
 def texts_of(text: str) -> list[str]:
     """Return the texts of the rules that one states."""
-    return [one.strip() for one in text.split(_BETWEEN)]
+    return _split(text, _BETWEEN)
+
+
+def labels_text(names: Sequence[str]) -> str:
+    """Return the rule that is of these labels.
+
+    >>> labels_text(["rest", "walk; run"])
+    'labels rest,"walk; run"'
+    """
+    return _LABELS + ",".join(_quoted(one) for one in names)
+
+
+def _quoted(name: str) -> str:
+    """Return a label as a rule names it."""
+    if _BETWEEN not in name and "," not in name and _QUOTE not in name:
+        return name
+    return _QUOTE + name.replace(_QUOTE, 2 * _QUOTE) + _QUOTE
+
+
+def _unquoted(text: str) -> str:
+    if len(text) < 2 or not text.startswith(_QUOTE) or not text.endswith(_QUOTE):
+        return text
+    return text[1:-1].replace(2 * _QUOTE, _QUOTE)
+
+
+def _split(text: str, at: str) -> list[str]:
+    """Return the parts of a text between those ``at`` that are not within quotes."""
+    parts, quoted = [""], False
+    for letter in text:
+        quoted ^= letter == _QUOTE
+        if letter == at and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [one.strip() for one in parts]
 
 
 def _one(text: str, labels: Sequence[str], *, own_code: bool) -> Rule:
@@ -197,13 +232,16 @@ def _repeats(labels: NDArray[np.intp], group: NDArray[Any] | None) -> Flags:
 
 
 def _numbers(text: str, labels: Sequence[str]) -> tuple[int, ...]:
-    names = [name.strip() for name in text.removeprefix(_LABELS).split(",")]
+    told = text.removeprefix(_LABELS)
+    names = [_unquoted(part) for part in _split(told, ",")]
+    if not set(names) <= set(labels):  # whose quotes may be their own
+        names = [name.strip() for name in told.split(",")]
     for name in names:
         if name not in labels:
             raise ConfigError(
                 f"{name!r} is none of the labels",
                 where=f"rule {text}",
-                hint=", ".join(labels)[:200],
+                hint=", ".join(_quoted(one) for one in labels)[:200],
             )
     if set(names) == set(labels):
         raise ConfigError("names every label: nothing would matter", where=f"rule {text}")

@@ -99,12 +99,13 @@ def store_of(bundle: Bundle, place: Path) -> PairStore:
         DataError: there are none.
     """
     folder = place if (place / FILE).exists() else place / bundle.contract
+    if not place.exists():
+        raise DataError("is not there", where=str(place))
     if not (folder / FILE).exists():
         others = sorted(one.parent.name for one in place.glob(f"*/{FILE}"))
-        what = f"of the contracts {', '.join(others[:3])}" if others else "none at all"
+        what = f", but of the contracts {', '.join(others[:3])}" if others else ", nor any others"
         raise DataError(
-            f"holds no pairs of this bundle's contract {bundle.contract}, but {what}",
-            where=str(place),
+            f"holds nothing of this bundle's contract {bundle.contract}{what}", where=str(place)
         )
     store = PairStore(folder)
     if store.about.contract != bundle.contract or store.about.shape != bundle.input.shape:

@@ -23,10 +23,10 @@ from ...models.opinion import Assessor, Opinions
 from ...models.unseen import seen_rows, with_seen
 from ..bench.machine import this_machine
 from ..both_models import edge_variant, part_outputs, passing
+from ..rest import check_rest, with_rest
 from .compare import compare
 from .division import Division, divide
 from .record import FORMAT, EvidenceFit, Place
-from .rest import check_rest, with_rest
 from .subject import Subject
 
 

@@ -31,8 +31,9 @@ from ...models.manifest import Filter
 from ...models.measures import Flags
 from ...models.training.infi.replaying import distances, replay
 
-_STEPS = 30  # distances that are tried
+_STEPS = 40  # distances that are tried
 _MOST_AT_ONCE = 3000  # rows of which all distances are kept
+_ROUNDING = 1e-6  # of a sum of float32, whatever its order
 
 
 class TuneOrder(Struct, frozen=True, kw_only=True):
@@ -147,16 +148,16 @@ def task_points(rows: Rows, point: Point, rule: Rule | None) -> tuple[TaskPoint,
 
 
 def _placed_reuse(points: Sequence[Point], matters: Flags, order: TuneOrder) -> Point:
-    """Return the last of the points, by rising distance, before one that loses too much.
+    """Return that of the points which filters most, before one that loses too much.
 
-    Its recall is tested at the confidence, one point after the other until one fails; rows of
-    one stream are no independent draws, so that is no guarantee.
+    The recall is tested at the confidence, one point after the other by rising distance, until
+    one fails; rows of one stream are no independent draws, so that is no guarantee.
 
     Raises:
         DataError: too few rows matter, or too much is lost even where nothing but equal keys is
             reused.
     """
-    kept = None
+    kept: list[Point] = []
     rows = int(matters.sum())
     if order.recall is not None:
         check_enough(rows, recall=order.recall, confidence=order.confidence)
@@ -169,18 +170,18 @@ def _placed_reuse(points: Sequence[Point], matters: Flags, order: TuneOrder) -> 
             held = p_value <= 1.0 - order.confidence
         if not held:
             break
-        kept = point
-    if kept is None:
+        kept.append(point)
+    if not kept:
         raise DataError(
             f"at a distance of 0 the filter's recall is {points[0].recall:.2%}, its accuracy "
             f"{points[0].accuracy:.2%}: it gives samples the same key that differ",
             hint="ask for less, or train another one",
         )
-    return kept
+    return max(kept, key=lambda one: one.rate)
 
 
 def reuse_points(part: Filter, rows: Rows) -> list[Point]:
-    """Return what the filter does at distances around its own, by replaying the rows.
+    """Return what the filter does at rising distances, by replaying the rows.
 
     A row that does not matter is right with any label that never does: these are one result.
     """
@@ -188,9 +189,10 @@ def reuse_points(part: Filter, rows: Rows) -> list[Point]:
     assert rows.keys is not None  # noqa: S101 -- of its kind
     found, labels, matters = [], rows.told.label, rows.told.matters
     mattering = np.unique(labels[matters])
-    far = distances(rows.keys) if len(rows.keys) <= _MOST_AT_ONCE else None
-    for step in (0.0, *np.geomspace(0.05, 4.0, _STEPS).tolist()):
-        reuse = replace(part.reuse, distance=part.reuse.distance * step)
+    some = distances(rows.keys[:: -(-len(rows.keys) // _MOST_AT_ONCE)])
+    far = some if len(some) == len(rows.keys) else None
+    for distance in sorted({0.0, part.reuse.distance, *_between(some)}):
+        reuse = replace(part.reuse, distance=distance)
         told = replay(rows.keys, labels.astype(np.int64), reuse, far=far)
         right = told.labels == labels
         as_good = right | (~matters & ~np.isin(told.labels, mattering))
@@ -202,4 +204,18 @@ def reuse_points(part: Filter, rows: Rows) -> list[Point]:
                 accuracy=float(as_good.mean()),
             )
         )
+    return found
+
+
+def _between(far: NDArray[np.float32]) -> list[float]:
+    """Return quantiles of the distances (N, N), the more of them the nearer two keys are.
+
+    The least is of the nearest two, the greatest of those farthest apart; each is beyond what
+    rounding makes of it.
+    """
+    pairs = np.sort(far[np.triu_indices(len(far), 1)].astype(np.float64))
+    if not len(pairs):
+        return []
+    places = np.geomspace(1.0, len(pairs), _STEPS).astype(np.intp) - 1
+    found: list[float] = (pairs[places] * (1.0 + _ROUNDING)).tolist()
     return found

@@ -28,6 +28,7 @@ from ...models.prepare import preparer
 from ...models.unseen import seen_rows, with_seen
 from ..both_models import features_of, part_outputs, takes_features
 from ..evidence.subject import Subject
+from ..rest import check_rest, with_rest
 from .cautions import Counts, cautions
 from .next_steps import After, next_steps
 from .train_report import TrainReport
@@ -149,6 +150,8 @@ def _check(order: TrainOrder, *, out: Path) -> None:
         )
     if out.parent != Path() and not out.parent.is_dir():
         raise ConfigError("lies in no folder that exists", where=f"--out {out}")
+    if order.rest is not None:
+        check_rest(order.rest)
 
 
 def of_answering(bundle: Bundle, model: Edge | Cloud) -> Subject:
@@ -352,9 +355,8 @@ def _written(
     learnt = rows.data.rows(np.concatenate((division.taught, division.held)))
     manifest, files = with_seen(manifest, {**subject.files, name: made.graph}, learnt)
     judged = rows.data.rows(division.judged)
-    if order.rest is not None:
-        _write_rest(order.rest, judged, labels=manifest.labels)
-    written = write_bundle(out, manifest, files, replace=order.replace)
+    with with_rest(order.rest, judged, labels=manifest.labels):
+        written = write_bundle(out, manifest, files, replace=order.replace)
     return _report(written, (subject, order), rows, division, made, began=began, out=out)
 
 
@@ -386,17 +388,6 @@ def _new_version(version: str, out: Path) -> str:
     while version in taken:
         version = next_version(version)
     return version
-
-
-def _write_rest(path: Path, rest: Dataset, *, labels: tuple[str, ...]) -> None:
-    columns = {"X": rest.x, "y": rest.y, "group": rest.group, "time": rest.time}
-    arrays = {name: column for name, column in columns.items() if column is not None}
-    arrays["labels"] = np.array(labels)
-    try:
-        with path.open("wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise DataError(f"cannot be written: {error.strerror}", where=str(path)) from error
 
 
 def _tasks(

@@ -25,7 +25,7 @@ from ...models.filtering.operating_point import (
     optimum,
     point_at,
 )
-from ...models.filtering.rules import Rule, check_both, check_each, rule_of
+from ...models.filtering.rules import Rule, check_both, check_each, labels_text, rule_of
 from ...models.filtering.standing import probabilities, to_any
 from ...models.manifest import Cloud, Edge, Filter, Tuned
 from ...models.measures import Flags
@@ -160,7 +160,7 @@ def rule_of_filter(part: Filter, bundle: Bundle, text: str | None = None) -> Rul
     """
     if text is not None:
         return rule_of(text, bundle.labels, own_code=True)
-    told = part.rule or (f"labels {','.join(part.redundant)}" if part.redundant else None)
+    told = part.rule or (labels_text(part.redundant) if part.redundant else None)
     if told is None and part.kind == "skip":
         raise ConfigError(
             "the filter does not say what is redundant", where="rule", hint="--redundant says it"
@@ -240,7 +240,7 @@ def _report(
 ) -> TuneReport:
     """Return what the rows say of a filter where it stands; `tune_filter` knows the rest."""
     matters, recall = rows.told.matters, order.recall or _RECALL
-    told = part.rule or (f"labels {', '.join(part.redundant)}" if part.redundant else _MOST_OFTEN)
+    told = part.rule or (labels_text(part.redundant) if part.redundant else _MOST_OFTEN)
     group = rows.data.group
     return TuneReport(
         bundle=str(bundle.path),
@@ -310,7 +310,7 @@ def _stating(
         return part
     if rule is None:
         label = bundle.labels[int(np.bincount(rows.told.label).argmax())]
-        return replace(part, rule=f"labels {label}", redundant=(label,))
+        return replace(part, rule=labels_text([label]), redundant=(label,))
     return replace(
         part,
         rule=None if rule.is_of("python") else rule.text,

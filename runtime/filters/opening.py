@@ -9,7 +9,7 @@ from random import Random
 
 from ...models.bundle import Bundle
 from ...models.errors import ConfigError
-from ...models.filtering.rules import Rule, rule_of
+from ...models.filtering.rules import Rule, labels_text, rule_of
 from ...models.manifest import Filter
 from ...models.model import Model
 from ...models.prepare import Prepare
@@ -107,7 +107,7 @@ def _rule(one: Filter, bundle: Bundle, *, stream: str) -> Rule | None:
     """Return what is redundant by the bundle's word; None: it gives none that can be believed."""
     if one.rule is None:
         places = tuple(sorted(bundle.labels.index(label) for label in one.redundant))
-        text = f"labels {','.join(one.redundant)}"
+        text = labels_text(one.redundant)
         if not places and one.kind == "reuse":
             _log.warning("%s: nothing says of what the reuse filter promises a recall", stream)
         return Rule(text=text, kind="labels", labels=places) if places else None

@@ -1,4 +1,4 @@
-"""The rows that did not teach, for calibration: written with the bundle that taught, or not."""
+"""The rows that did not teach, for what comes next: written with the bundle that taught, or not."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...models.dataset import Dataset
-from ...models.errors import DataError
+from ..models.dataset import Dataset
+from ..models.errors import DataError
 
 
 def check_rest(path: Path) -> None:
