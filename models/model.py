@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -60,3 +61,13 @@ class Model(Protocol):
 
     def close(self) -> None:
         """Free what the model holds; closing twice is harmless."""
+
+
+def infer_all(model: Model, batches: Iterable[NDArray[Any]]) -> NDArray[np.floating[Any]]:
+    """Return the outputs (N, K) for all rows of some ``batches``, in float32 or float64.
+
+    Raises:
+        ModelError: as `Model.infer` does.
+    """
+    outputs = np.concatenate([model.infer(batch) for batch in batches])
+    return outputs if outputs.dtype.char in "fd" else outputs.astype(np.float32)

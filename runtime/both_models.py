@@ -15,7 +15,7 @@ from ..models.evidence import Array
 from ..models.filtering.standing import passes
 from ..models.manifest import Cloud, Edge, Filter, Input
 from ..models.measures import Flags
-from ..models.model import Model
+from ..models.model import Model, infer_all
 from ..models.prepare import preparer
 from .backends import open_part
 from .split_head import head_of
@@ -111,10 +111,7 @@ def model_outputs(model: Model, spec: Input, data: Dataset) -> Array:
     """
     prepare = preparer(spec, model.spec.inputs[0])
     starts = range(0, len(data.x), _BATCH)
-    rows: Array = np.concatenate(
-        [model.infer(prepare(data.x[start : start + _BATCH])) for start in starts]
-    )
-    return rows
+    return infer_all(model, (prepare(data.x[start : start + _BATCH]) for start in starts))
 
 
 def passing(bundle: Bundle, data: Dataset) -> Flags:

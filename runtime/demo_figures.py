@@ -14,6 +14,7 @@ from ..models.bundle import Bundle
 from ..models.dataset import Dataset
 from ..models.manifest import Cloud, Edge
 from ..models.measures import gap_recovered
+from ..models.model import infer_all
 from ..models.prepare import preparer
 from ..telemetry.energy.figures import EnergyReport
 from .backends import open_part
@@ -195,12 +196,12 @@ def predict(bundle: Bundle, part: Edge | Cloud, x: NDArray[Any]) -> NDArray[np.i
     model = open_part(bundle, part)
     prepare = preparer(bundle.manifest.input, model.spec.inputs[0])
     try:
-        outputs = [
-            model.infer(prepare(x[begin : begin + _BATCH])) for begin in range(0, len(x), _BATCH)
-        ]
+        outputs = infer_all(
+            model, (prepare(x[begin : begin + _BATCH]) for begin in range(0, len(x), _BATCH))
+        )
     finally:
         model.close()
-    labels: NDArray[np.intp] = np.concatenate(outputs).argmax(axis=1)
+    labels: NDArray[np.intp] = outputs.argmax(axis=1)
     return labels
 
 

@@ -99,6 +99,17 @@ def fit(
     after = outputs if place == "manifest" else changed.outputs(data)
     opinions = Assessor.of(changed.model, classes=logits.shape[1]).assess_batch(after)
     different = int(np.sum(opinions.probs.argmax(axis=1) != outputs.argmax(axis=1)))
+    measured = None
+    if data.y is not None:
+        measured = compare(
+            logits,
+            opinions,
+            data.y,
+            division=division,
+            group=data.group,
+            part=subject.part,
+            seed=order.seed,
+        )
     version = next_version(subject.manifest.version)
     manifest, files = with_seen(changed.manifest, changed.files, taught)
     with with_rest(order.rest, data.rows(division.held), labels=manifest.labels):
@@ -116,6 +127,7 @@ def fit(
         place=place,
         taught_by="labels" if proxy is None else f"the proxy {proxy.bundle.manifest.name}",
         taught_rows=learnt.rows,
+        unused_rows=len(division.taught) - learnt.rows,
         held_rows=len(division.held),
         divided_by=division.by,
         left_out=rows.left_out,
@@ -129,17 +141,7 @@ def fit(
         tried=learnt.tried,
         labels_different=different,
         divergence_nats=None if target is None else _apart(target, opinions, division),
-        measured=None
-        if data.y is None
-        else compare(
-            logits,
-            opinions,
-            data.y,
-            division=division,
-            group=data.group,
-            part=subject.part,
-            seed=order.seed,
-        ),
+        measured=measured,
         calibration_dropped=subject.manifest.calibration is not None,
         machine=this_machine(),
     )

@@ -22,6 +22,7 @@ from ...models.filtering.operating_point import (
 from ...models.filtering.standing import probabilities, to_any
 from ...models.manifest import Reuse
 from ...models.measures import Flags
+from ...models.model import infer_all
 from ...models.training.export import to_onnx
 from ...models.training.infi.nets import Joint, ReuseHead
 from ...models.training.infi.replaying import Replayed, place_reuse, replay
@@ -290,5 +291,5 @@ def _given(graph: bytes, fed: NDArray[Any], order: TrainOrder) -> NDArray[np.flo
     """Return what the graph itself gives, (N, ·), on a device's own library."""
     opened = open_model(graph, format=order.format or "onnx", where=f"{order.kind} filter")
     with closing(opened) as model:
-        parts = [model.infer(fed[at : at + _BATCH]) for at in range(0, len(fed), _BATCH)]
-    return np.concatenate(parts).astype(np.float32)
+        found = infer_all(model, (fed[at : at + _BATCH] for at in range(0, len(fed), _BATCH)))
+    return found.astype(np.float32)

@@ -13,7 +13,7 @@ from ...models.calibration import threshold_for_rate
 from ...models.dataset import Dataset
 from ...models.evidence import Array
 from ...models.manifest import Calibration, Edge
-from ...models.model import Model
+from ...models.model import Model, infer_all
 from ...models.opinion import Assessor
 from ...models.prepare import preparer
 from ..backends import open_model
@@ -81,10 +81,7 @@ def _opened(bundle: Bundle, variant: Variant) -> Model:
 
 
 def _outputs(model: Model, fed: NDArray[Any]) -> Array:
-    outputs: Array = np.concatenate(
-        [model.infer(fed[start : start + _BATCH]) for start in range(0, len(fed), _BATCH)]
-    )
-    return outputs
+    return infer_all(model, (fed[at : at + _BATCH] for at in range(0, len(fed), _BATCH)))
 
 
 def _answers(bundle: Bundle, edge: Edge, outputs: Array, data: Dataset) -> Answers:

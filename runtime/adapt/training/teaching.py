@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ....models.errors import ModelError
 from ....models.manifest import Edge
 from ....models.measures import escalation_area, hits
+from ....models.model import Model, infer_all
 from ....models.opinion import Assessor
 from ....models.prepare import Prepare, preparer
 from ....models.training.adapting import Effort, Lessons, Rows, adapt
@@ -211,8 +212,6 @@ def _check_alike(
         )
 
 
-def _run(opened: Any, prepare: Prepare, x: NDArray[Any]) -> NDArray[np.float32]:  # noqa: ANN401
-    outputs: NDArray[np.float32] = np.concatenate(
-        [opened.infer(prepare(x[at : at + _RUN])) for at in range(0, len(x), _RUN)]
-    )
-    return outputs
+def _run(opened: Model, prepare: Prepare, x: NDArray[Any]) -> NDArray[np.float32]:
+    batches = (prepare(x[at : at + _RUN]) for at in range(0, len(x), _RUN))
+    return infer_all(opened, batches).astype(np.float32)
