@@ -14,9 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 pytest.importorskip("torch", reason="torch, which fits, is not installed")
 
 from hedge.models.bundle import load_bundle
-from hedge.models.dataset import load_dataset, row_digests
+from hedge.models.dataset import Dataset, load_dataset, row_digests
 from hedge.models.errors import BundleError, ConfigError, DataError, ModelError
+from hedge.models.evidence_head import HeadForm
+from hedge.models.training.evidence_fit import fit_head
 from hedge.runtime import calibrate_command
+from hedge.runtime.evidence.division import divide
 from hedge.runtime.evidence.record import Quality, Scored
 from hedge.runtime.evidence.verdict import advise, worse_of
 
@@ -266,3 +269,31 @@ def test_rows_of_another_kind_of_number_are_told_how_to_be_taken(
     with pytest.raises(DataError, match=r"int8 is guessed .*; --input-dtype float32 if that is"):
         hedge(*words)
     assert hedge(*words, "--input-dtype", "float32") == 0
+
+
+# ---- Many classes
+
+
+def test_one_minus_vacuity_is_the_share_of_right_answers_of_many_classes_too() -> None:
+    random = np.random.default_rng(20313)
+    for classes in (3, 60, 200):
+        logits = random.normal(0.0, 2.5, (4000, classes))
+        y = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
+        head = fit_head(logits[:2000], y[:2000], data_sha256="0" * 64).head
+        alpha, total = HeadForm(head, classes=classes).rows(logits[2000:])
+        right = alpha.argmax(axis=1) == y[2000:]
+        sure = 1.0 - classes / total
+        bins = np.array_split(np.argsort(sure), 10)
+        ece = np.mean([abs(sure[one].mean() - right[one].mean()) for one in bins])
+        assert ece < 0.05, classes
+
+
+def test_each_class_of_which_there_are_two_rows_is_held_out_once() -> None:
+    random = np.random.default_rng(20314)
+    y = np.concatenate([np.repeat(np.arange(60), 2), np.full(200, 60), [61]])
+    data = Dataset(x=random.normal(size=(len(y), 3)), y=y)
+    for seed in range(5):
+        found = divide(data, share=0.5, seed=seed)
+        assert set(y[found.held].tolist()) >= set(range(61))
+        assert len(found.taught) + len(found.held) == len(y)
+        assert len(found.taught) > 100

@@ -44,8 +44,9 @@ _RESAMPLES = 200
 _FOLDS = 3
 _ANNEAL = (0.1, 1.0)
 _STEPS = 20  # of L-BFGS, for each part of the annealing
+_MANY = 10  # classes, beyond which the evidential loss, whose KL grows with them, counts for less
 _DECAY = 1e-3  # of weights of standardised features
-_MOST_VALUES = 1_000_000  # (N, K) that are learnt from
+_MOST_VALUES = 10_000_000  # (N, K) that are learnt from
 
 
 class Fitted(NamedTuple):
@@ -141,7 +142,8 @@ def distil_head(
 def _labelled_loss(alpha: Tensor, sure: Tensor, rows: _Material, progress: float) -> Tensor:
     wrong = (rows.logits.argmax(1) != rows.target).to(sure.dtype)
     honest = functional.binary_cross_entropy_with_logits(-sure, wrong)
-    return dirichlet(alpha, rows.target, KL_WEIGHT * progress) + honest
+    share = min(1.0, _MANY / alpha.shape[1])
+    return share * dirichlet(alpha, rows.target, KL_WEIGHT * progress) + honest
 
 
 def _proxy_loss(alpha: Tensor, sure: Tensor, rows: _Material, progress: float) -> Tensor:  # noqa: ARG001  a loss

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...models.dataset import Dataset, row_digests
 from ...models.errors import DataError
+from ...models.measures import Flags
 
 LEAST_HELD = 50
 
@@ -30,7 +31,8 @@ class Division(NamedTuple):
 def divide(data: Dataset, *, share: float, seed: int) -> Division:
     """Divide the rows of ``data``: about the ``share`` of them teach, drawn by ``seed``.
 
-    Groups stay together where the data has two or more, else rows that are equal.
+    Groups stay together where the data has two or more, else rows that are equal; of these each
+    class keeps one that is held out, so that what follows knows all of them.
 
     Raises:
         DataError: too few are held out.
@@ -41,6 +43,8 @@ def divide(data: Dataset, *, share: float, seed: int) -> Division:
     before = np.cumsum(size[order]) - size[order] / 2  # where the middle of each unit lies
     teaches = np.zeros(len(size), bool)
     teaches[order[before <= share * len(unit)]] = True
+    if by == "row" and data.y is not None:
+        _hold_each_class(teaches, unit, data.y)
     taught, held = np.flatnonzero(teaches[unit]), np.flatnonzero(~teaches[unit])
     if len(held) < LEAST_HELD:
         raise DataError(
@@ -48,6 +52,16 @@ def divide(data: Dataset, *, share: float, seed: int) -> Division:
             hint="give more rows, or let fewer teach: --share",
         )
     return Division(taught, held, unit, by)
+
+
+def _hold_each_class(teaches: Flags, unit: Rows, y: NDArray[np.int64]) -> None:
+    """Take a unit back from those that teach, for each class that is held out nowhere."""
+    classes, of = np.unique(y, return_inverse=True)
+    held = np.bincount(of[~teaches[unit]], minlength=len(classes)) > 0
+    for place in np.flatnonzero(~held):
+        units = np.unique(unit[of == place])
+        if len(units) > 1:
+            teaches[units[0]] = False
 
 
 def _units(data: Dataset) -> tuple[Rows, Literal["group", "row"]]:

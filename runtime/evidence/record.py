@@ -79,7 +79,8 @@ class EvidenceFit(Struct, frozen=True, kw_only=True):
     """A model that got evidence.
 
     ``taught_by`` is "labels", or the proxy. ``place`` says whether the head is in the graph or in
-    the manifest. ``tried`` is what each choice of features reached, held out: AUGRC, or the
+    the manifest. ``unused_rows`` are of the half that teaches too: so many numbers were enough
+    without them. ``tried`` is what each choice of features reached, held out: AUGRC, or the
     divergence from the proxy in nats, which is ``divergence_nats`` on the rows held out for good.
     ``left_out`` rows were seen before; ``filtered`` ones a filter drops; ``copies`` are equal to
     another row, and left out too, ``torn`` of these others being there under more than one class.
@@ -96,6 +97,7 @@ class EvidenceFit(Struct, frozen=True, kw_only=True):
     place: Place
     taught_by: str
     taught_rows: int
+    unused_rows: int
     held_rows: int
     divided_by: Literal["group", "row"]
     left_out: int
@@ -145,8 +147,10 @@ def _text(found: EvidenceFit) -> Iterator[str]:
         f"  {found.taught_rows} rows taught, measured on {found.held_rows} others, divided by "
         f"{found.divided_by}, seed {found.seed}{left}{filtered}"
     )
+    if found.unused_rows:
+        yield f"  {found.unused_rows} rows more might have taught: so many are not needed"
     if found.copies:
-        rows = found.taught_rows + found.held_rows + found.copies
+        rows = found.taught_rows + found.unused_rows + found.held_rows + found.copies
         yield f"  {copies_sentence(found.copies, found.torn, rows=rows)}: each row counts once"
     yield f"  labels that are different now: {found.labels_different}"
     if found.divergence_nats is not None:
