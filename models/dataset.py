@@ -265,7 +265,11 @@ def _column(
     if column.dtype.kind not in kinds:
         wanted = {"i": "integers", "f": "floats", "U": "strings"}
         allowed = " or ".join(text for kind, text in wanted.items() if kind in kinds)
-        raise DataError(f"{name} is {column.dtype}, not {allowed}", where=where)
+        raise DataError(
+            f"{name} is {column.dtype}, not {allowed}",
+            where=where,
+            hint="number the classes from 0; labels names them" if name == "y" else None,
+        )
     if column.shape != (rows,):
         raise DataError(f"{name} {column.shape} does not match the {rows} rows of X", where=where)
     if column.dtype.kind == "f" and not np.isfinite(column).all():
@@ -282,7 +286,12 @@ def _classes(
     low, high = int(y.min()), int(y.max())
     top = 2**31 - 1 if labels is None else len(labels) - 1
     if low < 0 or high > top:
-        raise DataError(f"y runs from {low} to {high}, should lie in 0 to {top}", where=where)
+        most = "" if labels is None else f" to {top}, as there are labels"
+        raise DataError(
+            f"y runs from {low} to {high}, and class numbers from 0{most}",
+            where=where,
+            hint="number the classes from 0, in the order of the labels",
+        )
     return y.astype(np.int64)
 
 

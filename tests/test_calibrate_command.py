@@ -297,7 +297,7 @@ def test_an_edge_alone_can_be_calibrated(tmp_path: Path) -> None:
         (("--bytes-per-hour", "10", "--rate-hz", "5"), "the bytes that one escalation takes"),
         (("--rate", "0.2", "--variant", "large"), "no variant 'large'.*has small"),
         (("--rate", "0.2", "--seed", "-1"), "--seed: -1 is below 0"),
-        (("--quantiles",), r'"vacuity" needs an evidential head'),
+        (("--quantiles",), "quantiles are vacuity's, and the edge has no evidence"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(

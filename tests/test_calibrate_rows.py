@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hedge.models.bundle import Bundle, load_bundle, write_bundle
 from hedge.models.calibration import TargetAccuracy, TargetRate, calibrate, repeats
+from hedge.models.calibration.outputs import check_outputs
 from hedge.models.calibration.repeats import find_repeats
 from hedge.models.dataset import load_dataset
 from hedge.models.errors import ConfigError, DataError, ModelError
@@ -295,3 +297,23 @@ def test_a_promise_made_of_copies_told_to_the_maths_is_that_of_the_rows() -> Non
     assert found.rows == 900
     assert found.promise is not None
     assert found.promise.rows <= 600
+
+
+def test_rows_that_score_the_same_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = ending_in("Hardmax", tmp_path / "a", output="probabilities")
+    rows = data(tmp_path / "rows.npz")
+    command(made.path, rows, "--rate", 0.2, "--out", tmp_path / "b")
+    told = capsys.readouterr().out
+    assert re.search(r"\d{3,} of 1200 rows score the same by \w+: a gate lets all of them", told)
+    plain = bundle(tmp_path / "c")
+    command(plain.path, rows, "--rate", 0.2, "--out", tmp_path / "d")
+    assert "score the same" not in capsys.readouterr().out
+
+
+def test_outputs_that_are_always_the_same_are_refused() -> None:
+    for value in (0.0, 1.0 / 3.0, -2.0):
+        z = np.full((100, 3), value)
+        with pytest.raises(ModelError, match="of every row and class: nothing is told apart"):
+            check_outputs(z, model=Edge(name="a", file="a.onnx"), where="a.onnx")

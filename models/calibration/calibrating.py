@@ -105,6 +105,7 @@ def calibrate(
     if isinstance(aim, TargetAccuracy) and aim.by == "row":
         fitted_on = design_rows(len(y), seed=seed)
     if isinstance(aim, PaperQuantiles):
+        _check_evidence(edge)
         scores = ("vacuity",)
     found = contenders(
         edge_outputs,
@@ -131,6 +132,15 @@ def calibrate(
         fitted_on=fitted_on,
         data_sha256=data_sha256,
     )
+
+
+def _check_evidence(edge: Edge) -> None:
+    if edge.head != "evidential":
+        raise ConfigError(
+            "the paper's quantiles are vacuity's, and the edge has no evidence",
+            where=edge.file,
+            hint="hedge evidence fit gives it some, or ask for a rate",
+        )
 
 
 def _together(group: NDArray[Any] | None, same: NDArray[np.uint64] | None) -> NDArray[Any] | None:

@@ -22,10 +22,15 @@ def check_outputs(outputs: Array, *, model: Edge | Cloud, where: str) -> None:
 
     Raises:
         ModelError: they are distributions, and said to be logits, or each class's own
-            probability, which sum to anything.
+            probability, which sum to anything, or all the same number.
     """
     if model.head == "evidential" and model.evidence is None:
         return
+    if outputs.size >= _LEAST_VALUES and np.ptp(outputs) == 0.0:
+        raise ModelError(
+            f"every output is {outputs.flat[0]:.4g}, of every row and class: nothing is told apart",
+            where=where,
+        )
     if outputs.size < _LEAST_VALUES or not ((outputs >= 0.0) & (outputs <= 1.0)).all():
         return
     is_int8 = isinstance(model, Edge) and model.precision == "int8"
@@ -43,5 +48,6 @@ def check_outputs(outputs: Array, *, model: Edge | Cloud, where: str) -> None:
             f"the outputs are no distribution, and no logits: all lie within 0 and 1, and a row's "
             f"sum is {sums.min():.3g} to {sums.max():.3g}, as sigmoids give, each class alone",
             where=where,
-            hint="end the graph before its sigmoid, or in a softmax",
+            hint="end the graph before its sigmoid, or in a softmax; logits that are so small, as "
+            "cosines are, multiply there by 20, say: a temperature takes it back",
         )

@@ -208,6 +208,7 @@ def _report(
         accepted_accuracy=accuracy(right[accepted]) if accepted.any() else None,
         by_hand=order.score is not None,
         own_logits=run.edge.head == "evidential" and run.edge.evidence is None,
+        tied=int(np.unique(opinions.score, return_counts=True)[1].max()),
         calibration=found,
     )
 

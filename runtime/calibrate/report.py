@@ -10,6 +10,7 @@ from ...models.calibration.repeats import copies_sentence
 from ...models.manifest import Calibration, Promise
 
 OF_LOGITS = frozenset({"p_norm", "temperature", "router"})
+_TIED = 0.02  # of the rows; fewer that score the same are not worth a word
 
 
 class CalibrateReport(Struct, frozen=True, kw_only=True):
@@ -24,6 +25,7 @@ class CalibrateReport(Struct, frozen=True, kw_only=True):
     (None: there are none). Without a ``cloud_accuracy``, the candidates' ``area`` and
     ``recovered`` are those beside a cloud that is always right. ``by_hand`` says that the score
     was asked for, ``own_logits`` that the edge's logits stand for evidence, and are no softmax's.
+    ``tied`` rows, the most that do, score the same.
     """
 
     bundle: str
@@ -44,6 +46,7 @@ class CalibrateReport(Struct, frozen=True, kw_only=True):
     accepted_accuracy: float | None
     by_hand: bool
     own_logits: bool
+    tied: int
     calibration: Calibration
 
     def __str__(self) -> str:
@@ -100,6 +103,11 @@ class CalibrateReport(Struct, frozen=True, kw_only=True):
             yield f"  * chosen by hand{better}"
         if self.cloud_accuracy is None:
             yield "  area and gap recovered are as if there were a cloud that is always right"
+        if self.tied > _TIED * self.counted:
+            yield (
+                f"  {self.tied} of {self.counted} rows score the same by {found.score}: "
+                "a gate lets all of them escalate or none, which may miss what was asked by as many"
+            )
         logits = [one.score for one in found.candidates if one.score in OF_LOGITS]
         if self.own_logits and logits:
             yield f"  {', '.join(logits)}: of the evidence's logits, which are no softmax's"
