@@ -10,6 +10,7 @@ import pytest
 from hedge.models.errors import DataError
 from hedge.models.filtering.operating_point import (
     Point,
+    curve,
     for_accuracy,
     for_recall,
     optimum,
@@ -90,3 +91,16 @@ def test_a_filter_pays_only_above_the_share_that_its_cost_is_of_the_models() -> 
     assert not worth(0.24, filter_cost=1.0, model_cost=5.0, filtered_cost=1.0).pays
     assert not worth(1.0, filter_cost=1.0, model_cost=0.5).pays
     assert worth(1.0, filter_cost=0.1, model_cost=1.0, filtered_cost=2.0).needed == math.inf
+
+
+def test_the_curve_is_what_each_threshold_does() -> None:
+    rng = np.random.default_rng(20317)
+    score = rng.integers(0, 40, 300) / 40.0
+    matters = rng.random(300) < score
+    found = curve(score, matters)
+    assert [one.threshold for one in found] == np.unique(score).tolist()
+    for one in found:
+        other = point_at(score, matters, one.threshold)
+        assert (one.rate, one.recall, one.accuracy) == pytest.approx(
+            (other.rate, other.recall, other.accuracy), abs=1e-12
+        )

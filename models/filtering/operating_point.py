@@ -60,6 +60,20 @@ def point_at(score: Figures, matters: Flags, threshold: float) -> Point:
     return _point(score <= threshold, matters, (threshold,))
 
 
+def curve(score: Figures, matters: Flags) -> list[Point]:
+    """Return what a skip filter does at each of its rows' scores (N,), by rising threshold."""
+    order = np.argsort(score, kind="stable")
+    ordered, lost = score[order], np.cumsum(matters[order])
+    last = np.flatnonzero(np.append(ordered[1:] > ordered[:-1], True))  # of scores that are equal
+    columns = (
+        ordered[last],
+        (last + 1) / len(score),
+        1.0 - lost[last] / lost[-1],
+        1.0 - lost[last] / len(score),
+    )
+    return [Point(*row) for row in zip(*(one.tolist() for one in columns), strict=True)]
+
+
 def point_of_tasks(scores: Figures, matters: Flags, thresholds: tuple[float, ...]) -> Point:
     """Return what a filter of several tasks does, by ``scores`` (N, T), of those that matter (N,).
 

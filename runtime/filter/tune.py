@@ -19,12 +19,7 @@ from ...models.dataset import Dataset, digest, load_dataset
 from ...models.errors import BundleError, ConfigError, ModelError
 from ...models.evidence import Array
 from ...models.filtering.baselines import Told
-from ...models.filtering.operating_point import (
-    Point,
-    for_accuracy,
-    optimum,
-    point_at,
-)
+from ...models.filtering.operating_point import Point, curve, optimum
 from ...models.filtering.rules import Rule, check_both, check_each, labels_text, rule_of
 from ...models.filtering.standing import probabilities, to_any
 from ...models.manifest import Cloud, Edge, Filter, Tuned
@@ -258,7 +253,7 @@ def _report(
         accuracy=order.accuracy,
         compared=tuple(
             compared(
-                _own_points(part, rows, order),
+                _own_points(part, rows),
                 rows.told,
                 rows.data.x,
                 accuracy=order.accuracy,
@@ -276,13 +271,11 @@ def _optimum(part: Filter, matters: Flags, *, accuracy: float) -> float:
     return 1.0 if part.kind == "reuse" else optimum(matters, accuracy=accuracy)
 
 
-def _own_points(part: Filter, rows: Rows, order: TuneOrder) -> Sequence[Point]:
-    """Return what the filter does at many thresholds, or distances."""
+def _own_points(part: Filter, rows: Rows) -> Sequence[Point]:
+    """Return what the filter does at all thresholds, or at many distances."""
     if rows.score is None:
         return rows.points or reuse_points(part, rows)
-    thresholds = np.unique(rows.score)[:: max(1, len(rows.score) // 2000)].tolist()
-    thresholds.append(for_accuracy(rows.score, rows.told.matters, accuracy=order.accuracy))
-    return [point_at(rows.score, rows.told.matters, one) for one in thresholds]
+    return curve(rows.score, rows.told.matters)
 
 
 def _tuned(part: Filter, rows: Rows, order: TuneOrder, point: Point) -> Tuned:
