@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from ..models.errors import BundleError
 from ..models.training import RECIPES
 from .report import check_place, write_json
 
@@ -24,6 +26,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--out", type=Path, required=True, metavar="BUNDLE", help="a folder, or NAME.hedge"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--replace", action="store_true", help="replace another bundle at --out")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
     parser.set_defaults(run=run)
 
@@ -31,6 +34,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Train; return the exit code."""
     check_place(options.json)
+    if os.path.lexists(options.out) and not options.replace:
+        raise BundleError(
+            "is there already", where=str(options.out), hint="name another place, or --replace it"
+        )
     trained = RECIPES[options.recipe](
         options.out,
         data=options.data,

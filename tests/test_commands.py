@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hedge.models.bundle import load_bundle
 from hedge.models.dataset import load_dataset
+from hedge.runtime.cli import main
 from hedge.runtime.shipped import bundle_path
 
 _UNSEEN = bundle_path("digits").with_name("digits-unseen.npz")
@@ -176,3 +179,15 @@ def test_modules_that_lie_in_the_way_are_not_run_by_the_demo(tmp_path: Path) -> 
         [hedge, "demo", "--rate", "2000"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_bundle_that_is_there_is_trained_over_only_on_demand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="torch, which trains, is not installed")
+    place = tmp_path / "mine"
+    shutil.copytree(bundle_path("digits"), place)
+    before = load_bundle(place).digest
+    assert main(["train", "digits", "--seed", "5", "--out", str(place)]) == 2
+    assert "mine: is there already (name another place, or --replace it)" in capsys.readouterr().err
+    assert load_bundle(place).digest == before
