@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from .manifest import FORMAT, Input, Manifest, Split
 from .toml import parse_toml, to_record, write_toml
 
 SUFFIX = ".hedge"
+_STALE_S = 3600.0  # no writer takes so long
 _ZIP_HEAD_BYTES = 30  # before the name of the first file
 _BARE = frozenset({".onnx", ".tflite"})
 MAX_MANIFEST_BYTES = 1 << 20
@@ -269,7 +271,9 @@ def _place(out: Path, content: Mapping[str, bytes], *, replace: bool) -> Bundle:
         with _writing(out):
             _move(fresh, out)
     finally:
-        _remove(fresh)
+        with suppress(OSError):
+            _remove(fresh)
+    _sweep(out)
     return load_bundle(out)
 
 
@@ -317,6 +321,16 @@ def _move(fresh: Path, out: Path) -> None:
     else:
         fresh.replace(out)
     sync_folder(out.parent)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what earlier writers to ``out`` left beside it when they were killed."""
+    left = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{8}}(\.old)?")
+    with suppress(OSError):
+        now_s = out.stat().st_mtime
+        for one in out.parent.iterdir():
+            if left.fullmatch(one.name) and now_s - one.lstat().st_mtime > _STALE_S:
+                _remove(one)
 
 
 def _remove(path: Path) -> None:

@@ -95,9 +95,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_which(one)
     _add_rule(one)
     one.set_defaults(run=_run_release)
-    one = _verb(verbs, "drop", "remove pairs for good")
+    one = _verb(verbs, "drop", "remove pairs for good, those released too")
     _add_which(one)
-    one.add_argument("--all", action="store_true", help="all, those released too")
+    one.add_argument("--all", action="store_true", help="all that there are")
     one.set_defaults(run=_run_drop)
     _add_run(verbs)
 

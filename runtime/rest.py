@@ -36,7 +36,8 @@ def with_rest(path: Path | None, rest: Dataset, *, labels: tuple[str, ...]) -> I
     check_rest(path)
     beside = path.with_name(f"{path.name}.new")
     try:
-        _write(beside, rest, labels=labels)
+        with _named(path):
+            _write(beside, rest, labels=labels)
         yield
         with _named(path):
             beside.replace(path)
@@ -49,7 +50,7 @@ def _write(path: Path, rest: Dataset, *, labels: tuple[str, ...]) -> None:
     columns = {"X": rest.x, "y": rest.y, "group": rest.group, "time": rest.time}
     arrays = {name: column for name, column in columns.items() if column is not None}
     arrays["labels"] = np.array(labels)
-    with _named(path), path.open("wb") as stream:
+    with path.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 

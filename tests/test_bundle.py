@@ -9,6 +9,7 @@ import json
 import os
 import stat
 import struct
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -812,6 +813,19 @@ def test_a_place_that_is_named_through_what_is_replaced_is_that_place(
     write_bundle(out / ".." / "b", newer, bundle_files, replace=True)
     assert load_bundle(out).manifest.version == "2"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_a_killed_writer_left_is_swept_away_by_a_later_one(
+    tmp_path: Path, manifest: Manifest, bundle_files: Files
+) -> None:
+    kept = [".b.0123abcd.txt", ".b.0123abcd0", ".c.0123abcd", ".b.fedcba98"]
+    for name in (".b.0123abcd", ".b.89abcdef.old", *kept):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "edge.onnx").write_bytes(b"half")
+        hours = 0 if name == ".b.fedcba98" else 2  # which another one writes at this moment
+        os.utime(tmp_path / name, (time.time() - 3600 * hours,) * 2)
+    write_bundle(tmp_path / "b", manifest, bundle_files)
+    assert {one.name for one in tmp_path.iterdir()} == {"b", *kept}
 
 
 def test_a_bundle_that_cannot_be_replaced_stays(

@@ -48,7 +48,7 @@ def test_what_audit_promise_budget_and_drift_come_to_is_said(bundle: Bundle) -> 
     found = _said(bundle, whole, stream="audit = { share = 0.002 }", uplink=_UPLINK)
     assert {level for level, _ in found} == {"ok"}
     said = "\n".join(text for _, text in found)
-    assert "0.002 of its samples are audited: some 36 asks an hour, 60 asks an hour at most" in said
+    assert "0.2 % of its samples are audited: some 36 asks an hour, 60 asks an hour at most" in said
     assert "0.9 of what the edge decides alone is right" in said
     assert "empirical, for new groups" in said
     assert "drift from those of calibration is watched" in said

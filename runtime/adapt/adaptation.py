@@ -288,19 +288,27 @@ def _calibrated(
     The score stays the one that it was: else what is judged were the choice of another, too.
     """
     data = labelled.rows(rows)
-    found = calibrate(
-        outputs[rows],
-        before.far[rows],
-        _y(data),
-        edge=before.edge,
-        cloud=before.cloud,
-        aim=_aim(before, rows),
-        group=data.group,
-        seed=seed,
-        data_sha256=digest(data),
-        scores=(before.calibration.score,),
-        same=row_digests(data.x),
-    )
+    try:
+        found = calibrate(
+            outputs[rows],
+            before.far[rows],
+            _y(data),
+            edge=before.edge,
+            cloud=before.cloud,
+            aim=_aim(before, rows),
+            group=data.group,
+            seed=seed,
+            data_sha256=digest(data),
+            scores=(before.calibration.score,),
+            same=row_digests(data.x),
+        )
+    except DataError as error:
+        raise DataError(
+            f"the bundle's promise cannot be made anew: {error.what}",
+            where=error.where,
+            hint=f"only {len(rows)} of the {len(labelled.x)} labelled rows calibrate: give more "
+            "that are new, or hedge calibrate a bundle that promises less",
+        ) from error
     return replaced(found, budget=before.calibration.budget)
 
 

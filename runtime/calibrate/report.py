@@ -10,6 +10,7 @@ from ...models.calibration.repeats import copies_sentence
 from ...models.manifest import Calibration, Promise
 
 OF_LOGITS = frozenset({"p_norm", "temperature", "router"})
+_MANY_GROUPS = 10
 _TIED = 0.02  # of the rows; fewer that score the same are not worth a word
 
 
@@ -124,7 +125,8 @@ def promise_sentence(promise: Promise) -> str:
             f"promised: of samples like these, {what}; "
             f"guaranteed with confidence {promise.confidence:g} by a test on {promise.rows} rows"
         )
+    odd = "" if (promise.groups or 0) >= _MANY_GROUPS else "; so few may hold none that is odd"
     return (
         f"promised: of a new group, {what}; empirical, not guaranteed, "
-        f"at confidence {promise.confidence:g} from {promise.groups} groups"
+        f"at confidence {promise.confidence:g} from {promise.groups} groups{odd}"
     )

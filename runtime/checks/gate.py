@@ -35,7 +35,7 @@ def _audit(stream: Stream, subject: str) -> Finding:
     audit = stream.audit
     if not is_audited(audit, shared=True):
         return ok("gate", subject, "nothing is audited, so what the edge gets wrong is not known")
-    text = f"{audit.share:.3g} of its samples are audited"
+    text = f"{100 * audit.share:.3g} % of its samples are audited"
     if audit.truth == "label":
         return ok("gate", subject, f"{text} by the labels that are sent for them")
     if stream.privacy.share == "nothing":

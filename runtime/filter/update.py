@@ -226,6 +226,12 @@ def _material(
         judged=judged,
         kept=first + division.judged[~known[division.judged]],
     )
+    if not len(found.new):
+        raise DataError(
+            f"the bundle has seen all of the {first} labels",
+            where="labels",
+            hint="release more: those that taught it cannot judge it",
+        )
     _check_parts(found, has_rule=rule is not None)
     return found
 

@@ -64,6 +64,11 @@ class UpdateReport(Struct, frozen=True, kw_only=True):
         yield _change("labels", self.fresh)
         if self.kept is not None:
             yield _change("older", self.kept)
+        else:
+            yield (
+                "careful: there are too few older rows that neither has seen, so that nothing says "
+                "what the new one has forgotten: give new ones"
+            )
         if self.stands is not None:
             point = self.stands
             yield (
