@@ -317,3 +317,29 @@ def test_outputs_that_are_always_the_same_are_refused() -> None:
         z = np.full((100, 3), value)
         with pytest.raises(ModelError, match="of every row and class: nothing is told apart"):
             check_outputs(z, model=Edge(name="a", file="a.onnx"), where="a.onnx")
+
+
+def test_a_score_that_carries_a_promise_by_group_clearly_further_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = ending_in("Identity", tmp_path / "a")
+    random = np.random.default_rng(17)
+    group = np.repeat(np.arange(12), 200)
+    loud = np.exp(random.normal(0, 1.0, 12))[group]  # whose logits are large, right or wrong
+    z = random.normal(0, 2.0, (len(group), 3))
+    y = (z + random.gumbel(size=z.shape)).argmax(axis=1)
+    x = (z * loud[:, None]) @ np.linalg.pinv(true_weights())
+    np.savez(tmp_path / "rows.npz", X=x.astype(np.float32), y=y, group=group)
+    line = (made.path, tmp_path / "rows.npz", "--accuracy", 0.8, "--by-group")
+
+    command(*line, "--out", tmp_path / "b", "--json", tmp_path / "b.json")
+    told = re.search(r"by (\w+) it would cover ([\d.]+)%", capsys.readouterr().out)
+    assert told is not None
+    command(*line, "--score", told[1], "--out", tmp_path / "c")
+
+    before, after = (gate(tmp_path / name).promise for name in "bc")
+    assert before is not None
+    assert after is not None
+    assert f"{after.coverage:.1%}" == f"{told[2]}%"
+    assert after.coverage > before.coverage + 0.05
+    assert "it would cover" not in capsys.readouterr().out

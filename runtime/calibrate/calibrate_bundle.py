@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace as replaced
 
 from ...models.bundle import Bundle, load_bundle, write_bundle
-from ...models.calibration import Aim, TargetAccuracy, calibrate
+from ...models.calibration import SCORES, Aim, TargetAccuracy, calibrate
 from ...models.calibration.promise import design_rows
 from ...models.calibration.repeats import Repeats, copies_sentence, find_repeats
 from ...models.dataset import Dataset, digest, load_dataset, row_digests
@@ -24,6 +25,8 @@ from ...models.opinion import Assessor
 from ...models.unseen import seen_rows, with_seen
 from ..both_models import BothOutputs, edge_variant, outputs_of
 from .report import CalibrateReport
+
+_CLEARLY = 0.05  # more of the rows, for a score to be named that was not chosen
 
 
 class CalibrateOrder(Struct, frozen=True, kw_only=True):
@@ -143,21 +146,47 @@ def _check_unseen(bundle: Bundle, data: Dataset, passed: Dataset, *, where: str)
         )
 
 
+def _found(
+    bundle: Bundle, run: _Run, order: CalibrateOrder, *, scores: Sequence[Score] = SCORES
+) -> Calibration:
+    return calibrate(
+        run.outputs.edge,
+        run.outputs.cloud,
+        run.y,
+        edge=run.edge,
+        cloud=bundle.manifest.cloud,
+        aim=order.aim,
+        group=run.data.group,
+        seed=order.seed,
+        data_sha256=digest(run.data),
+        scores=scores,
+        score=order.score,
+        same=row_digests(run.data.x),
+    )
+
+
+def _further(
+    bundle: Bundle, run: _Run, order: CalibrateOrder, found: Calibration
+) -> tuple[Score, float] | None:
+    """Return the score by which a promise by group covers clearly more, and how much it covers."""
+    if found.promise is None or found.promise.by == "row" or order.score is not None:
+        return None
+    covers: dict[Score, float] = {}
+    for one in found.candidates:
+        if one.score == found.score:
+            continue
+        with contextlib.suppress(DataError):  # by this one nothing can be promised
+            other = _found(bundle, run, order, scores=(one.score,)).promise
+            covers[one.score] = 0.0 if other is None else other.coverage
+    best = max(covers, key=covers.__getitem__, default=None)
+    if best is None or covers[best] < found.promise.coverage + _CLEARLY:
+        return None
+    return best, covers[best]
+
+
 def _calibrated(bundle: Bundle, run: _Run, order: CalibrateOrder) -> Calibration:
     try:
-        found = calibrate(
-            run.outputs.edge,
-            run.outputs.cloud,
-            run.y,
-            edge=run.edge,
-            cloud=bundle.manifest.cloud,
-            aim=order.aim,
-            group=run.data.group,
-            seed=order.seed,
-            data_sha256=digest(run.data),
-            score=order.score,
-            same=row_digests(run.data.x),
-        )
+        found = _found(bundle, run, order)
     except DataError as error:
         _, copies, torn = run.repeats
         if not copies or not isinstance(order.aim, TargetAccuracy):
@@ -207,6 +236,7 @@ def _report(
         accepted=int(accepted.sum()),
         accepted_accuracy=accuracy(right[accepted]) if accepted.any() else None,
         by_hand=order.score is not None,
+        further=_further(written, run, order, found),
         own_logits=run.edge.head == "evidential" and run.edge.evidence is None,
         tied=int(np.unique(opinions.score, return_counts=True)[1].max()),
         calibration=found,

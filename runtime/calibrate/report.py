@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from ...models.calibration.repeats import copies_sentence
-from ...models.manifest import Calibration, Promise
+from ...models.manifest import Calibration, Promise, Score
 
 OF_LOGITS = frozenset({"p_norm", "temperature", "router"})
 _MANY_GROUPS = 10
@@ -26,7 +26,8 @@ class CalibrateReport(Struct, frozen=True, kw_only=True):
     (None: there are none). Without a ``cloud_accuracy``, the candidates' ``area`` and
     ``recovered`` are those beside a cloud that is always right. ``by_hand`` says that the score
     was asked for, ``own_logits`` that the edge's logits stand for evidence, and are no softmax's.
-    ``tied`` rows, the most that do, score the same.
+    ``tied`` rows, the most that do, score the same. ``further`` is the score by which a promise by
+    group covers clearly more, with what it covers.
     """
 
     bundle: str
@@ -46,6 +47,7 @@ class CalibrateReport(Struct, frozen=True, kw_only=True):
     accepted: int
     accepted_accuracy: float | None
     by_hand: bool
+    further: tuple[Score, float] | None
     own_logits: bool
     tied: int
     calibration: Calibration
@@ -73,6 +75,9 @@ class CalibrateReport(Struct, frozen=True, kw_only=True):
             )
         if found.promise is not None:
             yield promise_sentence(found.promise)
+        if self.further is not None:
+            score, covers = self.further
+            yield f"  by {score} it would cover {covers:.1%}: --score {score} has it gate"
         gain = "unknown" if found.fusion_gain is None else f"{found.fusion_gain:+.1%}"
         yield f"fusion {'on' if found.fusion else 'off'}: gain {gain} where both would be asked"
         yield f"how: {found.method}; seed {self.seed}"
