@@ -768,3 +768,20 @@ class Life(RuleBasedStateMachine):
 
 Life.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 test_whatever_happens_an_ask_is_there_until_it_has_ended = Life.TestCase
+
+
+def test_what_a_refused_newcomer_would_have_pushed_out_stays() -> None:
+    """Else its end may be told of and never written: the disk fails, a kill, and it is back."""
+    life = Life()
+    try:
+        life.put(broken=None, count=4, seed=0)
+        life.put(broken=None, count=7, seed=1940)
+        life.time_passes(left=85, lost=False)
+        for count in (1, 2, 1):
+            life.put(broken=None, count=count, seed=0)
+        life.restart(kill=False)
+        life.put(broken="pwrite", count=1, seed=30)
+        life.restart(kill=True)
+        life.nothing_is_lost_or_invented()
+    finally:
+        life.teardown()

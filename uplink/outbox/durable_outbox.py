@@ -317,6 +317,9 @@ class DurableOutbox:
             if payloads.pop(ask_id, None) is not None:  # a newcomer would be the first to go
                 self._shelf.remove(ask_id)
         evicted = [ask_id for ask_id in victims if ask_id in self._shelf]
+        if not payloads:  # nothing comes in, so nothing has to go
+            self._shelf.spare(evicted)
+            return Placed(list(group), [])
         places = self._log.put(list(payloads.values()))
         if places is None:
             for ask_id in payloads:
