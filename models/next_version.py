@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+from pathlib import Path
+
+from .bundle import load_bundle
+from .errors import HedgeError
 
 _LONGEST = 32
 
@@ -16,3 +22,14 @@ def next_version(version: str) -> str:
     front, last = re.fullmatch(r"(.*?)(\d*)", version).groups()  # type: ignore[union-attr]  # always
     end = str(int(last) + 1) if last else ".1"
     return front[: _LONGEST - len(end)] + end
+
+
+def version_for(out: Path, version: str) -> str:
+    """Return the next version after ``version`` that a bundle at ``out`` does not have either."""
+    taken = {version}
+    if os.path.lexists(out):
+        with contextlib.suppress(HedgeError):  # damaged, or something else: writing it decides
+            taken.add(load_bundle(out).manifest.version)
+    while version in taken:
+        version = next_version(version)
+    return version

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,15 +11,15 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace as replaced
 
-from ...models.bundle import Bundle, load_bundle, write_bundle
+from ...models.bundle import Bundle, write_bundle
 from ...models.calibration import SCORES, Aim, TargetAccuracy, calibrate
 from ...models.calibration.promise import design_rows
 from ...models.calibration.repeats import Repeats, copies_sentence, find_repeats
 from ...models.dataset import Dataset, digest, load_dataset, row_digests
-from ...models.errors import DataError, HedgeError
+from ...models.errors import DataError
 from ...models.manifest import Calibration, Edge, Score
 from ...models.measures import Labels, accuracy, hits
-from ...models.next_version import next_version
+from ...models.next_version import version_for
 from ...models.opinion import Assessor
 from ...models.unseen import seen_rows, with_seen
 from ..both_models import BothOutputs, edge_variant, outputs_of
@@ -98,7 +97,7 @@ def calibrate_bundle(
     )
     found = _calibrated(bundle, run, order)
     manifest = replaced(
-        bundle.manifest, calibration=found, version=_new_version(bundle.manifest.version, out)
+        bundle.manifest, calibration=found, version=version_for(out, bundle.manifest.version)
     )
     files = {name: bundle.read(name) for name in manifest.files}
     manifest, files = with_seen(manifest, files, data)
@@ -195,17 +194,6 @@ def _calibrated(bundle: Bundle, run: _Run, order: CalibrateOrder) -> Calibration
         raise DataError(what, where=error.where, hint=error.hint) from error
     before = bundle.manifest.calibration
     return found if before is None else replaced(found, neither=before.neither)
-
-
-def _new_version(version: str, out: Path) -> str:
-    """Return the next version, which what lies at ``out`` does not have either."""
-    taken = {version}
-    if os.path.lexists(out):
-        with contextlib.suppress(HedgeError):  # damaged, or something else: writing it decides
-            taken.add(load_bundle(out).manifest.version)
-    while version in taken:
-        version = next_version(version)
-    return version
 
 
 def _report(

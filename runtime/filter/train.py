@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,15 +13,15 @@ from msgspec import Struct
 from msgspec.structs import replace as replaced
 from numpy.typing import NDArray
 
-from ...models.bundle import Bundle, load_bundle, write_bundle
+from ...models.bundle import Bundle, write_bundle
 from ...models.dataset import Dataset, load_dataset
-from ...models.errors import BundleError, ConfigError, DataError, HedgeError, MissingExtraError
+from ...models.errors import BundleError, ConfigError, DataError, MissingExtraError
 from ...models.filtering.operating_point import TaskPoint
 from ...models.filtering.rules import Rule, check_each, rule_of, texts_of
 from ...models.filtering.standing import passes, to_any
 from ...models.manifest import Calibration, Cloud, Edge, Filter, Input, Manifest
 from ...models.measures import Flags
-from ...models.next_version import next_version
+from ...models.next_version import version_for
 from ...models.opinion import Assessor
 from ...models.prepare import preparer
 from ...models.unseen import seen_rows, with_seen
@@ -350,7 +349,7 @@ def _written(
         subject.manifest,
         filter=(*before, part, *behind),
         calibration=None if calibration is None else stale(calibration),
-        version=_new_version(subject.manifest.version, out),
+        version=version_for(out, subject.manifest.version),
     )
     learnt = rows.data.rows(np.concatenate((division.taught, division.held)))
     manifest, files = with_seen(manifest, {**subject.files, name: made.graph}, learnt)
@@ -377,17 +376,6 @@ def stale(calibration: Calibration) -> Calibration:
         reference=(),
         method=f"{calibration.method.removesuffix(_STALE)}{_STALE}",
     )
-
-
-def _new_version(version: str, out: Path) -> str:
-    """Return the next version, which what lies at ``out`` does not have either."""
-    taken = {version}
-    if os.path.lexists(out):
-        with contextlib.suppress(HedgeError):  # damaged, or something else: writing it decides
-            taken.add(load_bundle(out).manifest.version)
-    while version in taken:
-        version = next_version(version)
-    return version
 
 
 def _tasks(
